@@ -1,0 +1,1 @@
+"""Encoders: prompt in, context vector out."""

@@ -1,0 +1,1 @@
+"""Nuisances: outcome and propensity models, cross-fitted."""

@@ -1,0 +1,29 @@
+"""What an outcome model is: the regression that predicts every arm's outcome from the context."""
+
+from __future__ import annotations
+
+from typing import Protocol, Self, runtime_checkable
+
+from pointsman.types import ArmIndex, Context, PerArm, PerRound
+
+
+@runtime_checkable
+class OutcomeModel(Protocol):
+    """A scikit-learn style regression with one prediction per arm.
+
+    `get_params` / `set_params` make it clonable by `sklearn.base.clone`, so a user's own model works.
+    """
+
+    def fit(
+        self,
+        X: Context,  # noqa: N803 - scikit-learn's name
+        y: PerRound,
+        *,
+        arm: ArmIndex,
+        n_arms: int,
+        sample_weight: PerRound | None = None,
+    ) -> Self:
+        """Learn mu_t(x) = E[y | x, t] from the rounds in which arm t served. y holds no NaN."""
+
+    def predict(self, X: Context) -> PerArm:  # noqa: N803
+        """Return mu_t(x) for every arm, (n_rounds, n_arms)."""

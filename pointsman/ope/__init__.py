@@ -1,0 +1,1 @@
+"""Off-policy evaluation: what judges a policy."""
