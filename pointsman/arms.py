@@ -27,9 +27,7 @@ class Arm:
         if not self.name:
             raise InvalidParameterError("an arm's name must not be empty; got ''")
         if not (np.isfinite(self.cost_factor) and self.cost_factor >= 0):
-            raise InvalidParameterError(
-                f"cost_factor of {self.name!r} must be finite and >= 0; got {self.cost_factor}"
-            )
+            raise InvalidParameterError(f"cost_factor of {self.name!r} must be finite and >= 0; got {self.cost_factor}")
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,7 @@ class ArmSet:
         try:
             return self.names.index(name)
         except ValueError:
-            raise InvalidParameterError(
-                f"model must be one of {list(self.names)}; got {name!r}"
-            ) from None
+            raise InvalidParameterError(f"model must be one of {list(self.names)}; got {name!r}") from None
 
     def indices(self, names: Iterable[str]) -> ArmIndex:
         """Return the columns of many arms, as `index` does for one."""
@@ -89,6 +85,4 @@ class ArmSet:
         try:
             return np.array([column[name] for name in names], dtype=np.int64)
         except KeyError as unknown:
-            raise InvalidParameterError(
-                f"model must be one of {list(self.names)}; got {unknown.args[0]!r}"
-            ) from None
+            raise InvalidParameterError(f"model must be one of {list(self.names)}; got {unknown.args[0]!r}") from None

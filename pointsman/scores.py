@@ -13,9 +13,7 @@ from pointsman.errors import InvalidLogError
 from pointsman.types import ArmIndex, Eligible, PerArm, PerRound
 
 
-def pseudo_outcomes(
-    *, arm: ArmIndex, outcome: PerRound, propensity: PerRound, predicted: PerArm
-) -> PerArm:
+def pseudo_outcomes(*, arm: ArmIndex, outcome: PerRound, propensity: PerRound, predicted: PerArm) -> PerArm:
     """Return the doubly robust pseudo-outcome of every arm in every round.
 
     G_i(t) = mu_t(x_i) + 1[t_i = t] / e_i * (y_i - mu_t(x_i))

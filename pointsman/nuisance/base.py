@@ -16,7 +16,7 @@ class OutcomeModel(Protocol):
 
     def fit(
         self,
-        X: Context,  # noqa: N803 - scikit-learn's name
+        X: Context,
         y: PerRound,
         *,
         arm: ArmIndex,
@@ -25,5 +25,5 @@ class OutcomeModel(Protocol):
     ) -> Self:
         """Learn mu_t(x) = E[y | x, t] from the rounds in which arm t served. y holds no NaN."""
 
-    def predict(self, X: Context) -> PerArm:  # noqa: N803
+    def predict(self, X: Context) -> PerArm:
         """Return mu_t(x) for every arm, (n_rounds, n_arms)."""

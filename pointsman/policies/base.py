@@ -13,9 +13,7 @@ from pointsman.trade_off import TradeOff
 from pointsman.types import ArmIndex, Arrays, Context, Eligible, PerArm, State
 
 
-def greedy(
-    utility: PerArm, *, eligible: Eligible | None = None, cost_usd: PerArm | None = None
-) -> PerArm:
+def greedy(utility: PerArm, *, eligible: Eligible | None = None, cost_usd: PerArm | None = None) -> PerArm:
     """Return probability one for the eligible arm of highest utility in each row.
 
     Ties go to the cheaper arm, then to the lower column: a random tie-break would make the propensity wrong.
@@ -79,9 +77,7 @@ class Policy(ABC):
         """
 
     @abstractmethod
-    def probabilities(
-        self, context: Context, trade_off: TradeOff, eligible: Eligible | None = None
-    ) -> PerArm:
+    def probabilities(self, context: Context, trade_off: TradeOff, eligible: Eligible | None = None) -> PerArm:
         """Return the probability of each arm for each context; rows sum to one over the eligible arms.
 
         Args:
@@ -107,6 +103,7 @@ class Policy(ABC):
 
     def predict(self, context: Context) -> tuple[PerArm, PerArm] | None:
         """Return predicted quality and cost_usd of every arm, or None for a policy that predicts neither."""
+        del context
         return None
 
     @abstractmethod
