@@ -1,1 +1,23 @@
 """Logs: the table of rounds, its files, and logs simulated from full feedback."""
+
+from pointsman.logs.files import read_log, read_table, replacing, write_log, write_table
+from pointsman.logs.full_feedback import FullFeedback, read_full_feedback, write_full_feedback
+from pointsman.logs.rounds import LoggedRounds
+from pointsman.logs.simulate import LOGGERS, SIGNALS, Simulated, logging_probabilities, simulate
+
+__all__ = [
+    "LOGGERS",
+    "SIGNALS",
+    "FullFeedback",
+    "LoggedRounds",
+    "Simulated",
+    "logging_probabilities",
+    "read_full_feedback",
+    "read_log",
+    "read_table",
+    "replacing",
+    "simulate",
+    "write_full_feedback",
+    "write_log",
+    "write_table",
+]
