@@ -35,6 +35,14 @@ class NotFittedError(PointsmanError, AttributeError):
     """A fitted attribute was used before `fit`."""
 
 
+class EndpointError(PointsmanError, OSError):
+    """A remote endpoint could not be reached, refused, or answered something else than was asked for."""
+
+
+class CacheWarning(UserWarning):
+    """A cache was of no use; the result is the same, later."""
+
+
 class StatisticalWarning(UserWarning):
     """Base of all warnings about what the data can support."""
 
@@ -49,6 +57,10 @@ class SmallSampleWarning(StatisticalWarning):
 
 class CalibrationWarning(StatisticalWarning):
     """Estimated propensities disagree with the frequencies they claim."""
+
+
+class MissingOutcomeWarning(StatisticalWarning):
+    """Rounds whose outcome is not known were left out of an estimate."""
 
 
 class LabelWarning(StatisticalWarning):
