@@ -8,7 +8,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,9 @@ _KINDS = {
     TEXTS: "a list of text",
     VECTOR: "a list of numbers",
 }
+
+# How a cell may be spelled: a count also as 12.0.
+_CELL_TYPES = {FLOAT: (FLOAT,), COUNT: (COUNT, FLOAT), FLAG: (FLAG,)}
 
 
 def read_log(path: FilePath) -> LoggedRounds:
@@ -210,17 +213,13 @@ def _array(values: list[Any], *, path: Path, name: str, first_row: int) -> pa.Ar
         array = _try_array(values, wanted)
         if array is not None:
             return array
-    low, high = 0, len(values) - 1
-    while low < high:  # the first row that does not go with those before it
-        middle = (low + high) // 2
-        misfit = _try_array(values[: middle + 1], dtype) is None
-        low, high = (low, middle) if misfit else (middle + 1, high)
+    row = _first_misfit(len(values), lambda n_rows: _try_array(values[:n_rows], dtype) is not None)
     raise invalid(
         source=str(path),
         column=name,
-        row=first_row + low,
+        row=first_row + row,
         rule=f"must be {_KINDS[dtype]}" if dtype else "must be of one type with the values before it",
-        got=values[low],
+        got=values[row],
         advice="write values of one type in a column (Unicode text, whole numbers below 2^63), or null",
     )
 
@@ -301,10 +300,7 @@ def _from_cells(cells: pa.ChunkedArray, *, path: Path, name: str, dtype: pa.Data
     if dtype in (FLOAT, COUNT, FLAG):
         trimmed = pc.utf8_trim_whitespace(cells)
         known = pc.if_else(pc.is_in(trimmed, _UNKNOWN_NUMBERS), None, trimmed)
-        try:
-            return known.cast(FLAG if dtype == FLAG else FLOAT)
-        except pa.ArrowInvalid:
-            return _reject_cell(known, path=path, name=name, dtype=FLAG if dtype == FLAG else FLOAT)
+        return _parsed(known, _CELL_TYPES[dtype], path=path, name=name)
     values = []
     for row, cell in enumerate(cells.to_pylist()):
         try:
@@ -324,20 +320,36 @@ def _from_cells(cells: pa.ChunkedArray, *, path: Path, name: str, dtype: pa.Data
     return _array(values, path=path, name=name, first_row=0)
 
 
-def _reject_cell(cells: pa.Array, *, path: Path, name: str, dtype: pa.DataType) -> pa.Array:
-    for row in range(len(cells)):
-        try:
-            cells.slice(row, 1).cast(dtype)
-        except pa.ArrowInvalid:
-            raise invalid(
-                source=str(path),
-                column=name,
-                row=row,
-                rule=f"must be {_KINDS[dtype]}",
-                got=cells[row].as_py(),
-                advice="correct the cell, or leave it empty where it is not known",
-            ) from None
-    raise AssertionError("a cast failed as a whole and in no row")
+def _parsed(cells: pa.Array, dtypes: Sequence[pa.DataType], *, path: Path, name: str) -> pa.Array:
+    for dtype in dtypes:
+        array = _try_cast(cells, dtype)
+        if array is not None:
+            return array
+    row = _first_misfit(len(cells), lambda n_rows: _try_cast(cells.slice(0, n_rows), dtypes[-1]) is not None)
+    raise invalid(
+        source=str(path),
+        column=name,
+        row=row,
+        rule=f"must be {_KINDS[dtypes[-1]]}",
+        got=cells[row].as_py(),
+        advice="correct the cell, or leave it empty where it is not known",
+    )
+
+
+def _try_cast(cells: pa.Array, dtype: pa.DataType) -> pa.Array | None:
+    try:
+        return cells.cast(dtype)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _first_misfit(n_rows: int, fits: Callable[[int], bool]) -> int:
+    """Return the first row that does not go with those before it, given whether the first so many rows do."""
+    low, high = 0, n_rows - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if fits(middle + 1) else (low, middle)
+    return low
 
 
 def _from_json(cells: list[str | None]) -> pa.Array | None:
