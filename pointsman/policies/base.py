@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, NoReturn, Self
 
 import numpy as np
 
-from pointsman.errors import InvalidParameterError
+from pointsman.errors import InvalidParameterError, NotFittedError
 from pointsman.scores import Scores
 from pointsman.trade_off import TradeOff
 from pointsman.types import ArmIndex, Arrays, Context, Eligible, PerArm, State
@@ -54,6 +54,34 @@ def check_eligible(eligible: Eligible, *, shape: tuple[int, ...]) -> None:
         )
 
 
+def check_rounds(context: Context, scores: Scores) -> None:
+    """Raise InvalidParameterError unless there is one finite row of context for each of at least one round."""
+    if context.ndim != 2 or len(context) != scores.n_rounds:
+        raise InvalidParameterError(
+            f"context must have shape ({scores.n_rounds}, n_features), one row a round; got {context.shape}"
+        )
+    if scores.n_rounds == 0:
+        raise InvalidParameterError("scores must hold at least one round to learn from; got none")
+    if not np.isfinite(context).all():
+        raise InvalidParameterError("context must be finite; got NaN or infinity: encode the prompts again")
+
+
+def check_context(context: Context, *, n_features: int) -> None:
+    """Raise InvalidParameterError unless the context has as many features as the policy was fitted on."""
+    if context.ndim != 2 or context.shape[1] != n_features:
+        raise InvalidParameterError(
+            f"context must have shape (n_rounds, {n_features}), as the policy was fitted; got {context.shape}"
+        )
+
+
+def check_trade_off(trade_off: TradeOff, *, cost_usd: np.ndarray) -> None:
+    """Raise InvalidParameterError where cost counts and a cost is not known."""
+    if trade_off.quality_per_usd > 0 and not np.isfinite(cost_usd).all():
+        raise InvalidParameterError(
+            f"quality_per_usd must be 0 for a policy fitted on a log without cost_usd; got {trade_off.quality_per_usd}"
+        )
+
+
 class Policy(ABC):
     """Chooses an arm for a context at any trade-off; learned once, for all trade-offs.
 
@@ -66,6 +94,13 @@ class Policy(ABC):
 
     exact: ClassVar[bool] = False
     """Whether the choice maximises quality - lambda cost for fixed predictions, so its cost never rises with lambda."""
+
+    if not TYPE_CHECKING:  # or a type checker would take every misspelt attribute for a fitted one
+
+        def __getattr__(self, attribute: str) -> NoReturn:
+            if attribute.endswith("_") and not attribute.startswith("_"):
+                raise NotFittedError(f"{type(self).__name__}.{attribute} is there only after fit: call fit first")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {attribute!r}")
 
     @abstractmethod
     def fit(self, context: Context, scores: Scores) -> Self:
