@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +27,20 @@ TOKENIZER_SHA256: Final = "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa
 
 _PROMPTS_A_BATCH: Final = 1024
 
+_SPACE: Final = "\u2581"
+"""What the tokenizer writes for a space."""
+_WORD: Final = re.compile(" +[^ ]+| +$")
+_NOT_BY_WORDS: Final = re.compile(f"{_SPACE}|<s>|</s>|<unk>")
+_MAX_WORDS: Final = 65_536
+_MAX_WORD_CHARACTERS: Final = 40
+
 
 class StaticEncoder:
     """WordLlama l2_supercat, 256 features: the mean of a prompt's token vectors, scaled to unit length.
 
     A prompt of no tokens (the empty string) gets the zero vector. A prompt's row is the same to the bit alone and
     among others: each is summed by itself, token after token, in float32. The vectors are read once a process, at the
-    first `encode`, and shared by all instances and threads (33 MB).
+    first `encode`, and shared by all instances and threads (33 MB, and some 15 MB of words already met).
 
     Args:
         max_tokens: Tokens kept of a prompt, half from its head and half from its tail; see `encode.text`.
@@ -63,10 +71,10 @@ class StaticEncoder:
         sums = np.zeros((len(checked), self.n_features), dtype=np.float32)
         for start in range(0, len(checked), _PROMPTS_A_BATCH):
             texts = [bound_text(p, max_characters=max_characters) for p in checked[start : start + _PROMPTS_A_BATCH]]
-            for row, encoding in enumerate(tokenizer.encode_batch_fast(texts, add_special_tokens=False), start):
-                tokens = cut_tokens(encoding.ids, max_tokens=self.max_tokens)
+            for row, tokens in enumerate(tokenizer.tokens(texts), start):
                 if tokens:
-                    vectors.take(tokens, axis=0).sum(axis=0, out=sums[row])
+                    kept = cut_tokens(tokens, max_tokens=self.max_tokens)
+                    vectors.take(kept, axis=0).sum(axis=0, out=sums[row])
         return unit_rows(sums)
 
     def describe(self) -> State:
@@ -88,16 +96,52 @@ class StaticEncoder:
         return f"StaticEncoder(max_tokens={self.max_tokens})"
 
 
+class WordTokenizer:
+    """Gives the tokens of the tokenizer within, in a quarter of the time, by remembering those of each word.
+
+    A word is what stands up to the next space, with the spaces before it. The tokenizer works on a text as one piece;
+    but no token of this vocabulary holds a space that follows something else, so none spans two words.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._known: dict[str, list[int]] = {}
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each text, without marks of its start or end."""
+        # The tokenizer, too, begins by putting a space before a text. It reads some texts otherwise than by words.
+        words = [_WORD.findall(f" {text}") if text and not _NOT_BY_WORDS.search(text) else None for text in texts]
+        known = self._known
+        met = {word: known.get(word) for row in words if row is not None for word in row}
+        unknown = [word for word, tokens in met.items() if tokens is None]
+        if unknown:
+            # The first space of a word is the one the tokenizer puts before it.
+            fresh = dict(zip(unknown, self._whole([word[1:] for word in unknown]), strict=True))
+            if " " in fresh:
+                fresh[" "] = [self.tokenizer.token_to_id(_SPACE)]
+            met.update(fresh)
+            if len(known) > _MAX_WORDS:
+                known = self._known = {}
+            known.update((word, tokens) for word, tokens in fresh.items() if len(word) <= _MAX_WORD_CHARACTERS)
+        return [
+            self._whole([text])[0] if row is None else [token for word in row for token in met[word] or ()]
+            for text, row in zip(texts, words, strict=True)
+        ]
+
+    def _whole(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
 _lock = threading.Lock()
 
 
-def _loaded() -> tuple[NDArray[np.float32], Tokenizer]:
+def _loaded() -> tuple[NDArray[np.float32], WordTokenizer]:
     with _lock:
         return _read()
 
 
 @functools.cache
-def _read() -> tuple[NDArray[np.float32], Tokenizer]:
+def _read() -> tuple[NDArray[np.float32], WordTokenizer]:
     from safetensors.numpy import load
     from tokenizers import Tokenizer
 
@@ -108,7 +152,8 @@ def _read() -> tuple[NDArray[np.float32], Tokenizer]:
     folder = Path(spec.origin).parent
     weights = read_pinned(folder / "weights" / "l2_supercat_256.safetensors", sha256=WEIGHTS_SHA256)
     tokenizer = read_pinned(folder / "tokenizers" / "l2_supercat_tokenizer_config.json", sha256=TOKENIZER_SHA256)
-    return load(weights)["embedding.weight"].astype(np.float32), Tokenizer.from_str(tokenizer.decode("utf-8"))
+    vectors = load(weights)["embedding.weight"].astype(np.float32)
+    return vectors, WordTokenizer(Tokenizer.from_str(tokenizer.decode("utf-8")))
 
 
 def read_pinned(path: Path, *, sha256: str) -> bytes:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 from pointsman.encode import static
 from pointsman.encode.base import Encoder
@@ -65,12 +68,57 @@ def test_it_is_the_mean_of_token_vectors() -> None:
     """Within the limit the row is the plain mean, scaled; float32 sums differ from float64 ones by 2^-24 a term."""
     vectors, tokenizer = static._loaded()
     prompt = "Which model should answer this prompt?"
-    tokens = tokenizer.encode(prompt, add_special_tokens=False).ids
+    (tokens,) = tokenizer.tokens([prompt])
     mean = vectors[tokens].astype(np.float64).mean(axis=0)
 
     (row,) = StaticEncoder().encode([prompt])
 
     np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=len(tokens) * 2**-24 * 4)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(texts=st.lists(st.text(st.sampled_from("  \n\tab.,0é模🙂▁<s>/unk\u00a0"), max_size=60), max_size=4))
+def test_tokens_by_words_are_those_of_the_whole_text(texts: list[str]) -> None:
+    """Runs of spaces, leading and trailing ones, other blanks, the space mark and marks of start and end included."""
+    _, tokenizer = static._loaded()
+    texts = [*texts, *(text.replace(" ", "<s> ") for text in texts)]
+
+    whole = tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+
+    assert tokenizer.tokens(texts) == [encoding.ids for encoding in whole]
+    assert tokenizer.tokens(texts) == [encoding.ids for encoding in whole]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["routerbench_subset", "llmrouter", "routerdc_7x7b"])
+def test_tokens_by_words_are_those_of_real_prompts(shared_data: Path, name: str) -> None:
+    """Code, mathematics and Chinese among them."""
+    table = parquet.read_table(shared_data / f"{name}.parquet", columns=["prompt"])
+    prompts = table["prompt"].unique().to_pylist()[:2000]
+    _, tokenizer = static._loaded()
+
+    whole = tokenizer.tokenizer.encode_batch_fast(prompts, add_special_tokens=False)
+
+    assert tokenizer.tokens(prompts) == [encoding.ids for encoding in whole]
+
+
+def test_no_token_spans_two_words() -> None:
+    """The fact about the vocabulary on which tokenizing by words rests."""
+    _, tokenizer = static._loaded()
+
+    assert [token for token in tokenizer.tokenizer.get_vocab() if "▁" in token.lstrip("▁")] == []
+
+
+def test_remembered_words_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many words are forgotten, long ones never kept, and the tokens stay the same."""
+    monkeypatch.setattr(static, "_MAX_WORDS", 10)
+    tokenizer = static.WordTokenizer(static._loaded()[1].tokenizer)
+    texts = [f"word{i} {'x' * 50} " for i in range(100)]
+
+    for text in texts:
+        assert tokenizer.tokens([text]) == static._loaded()[1].tokens([text])
+    assert len(tokenizer._known) <= 13
+    assert max(map(len, tokenizer._known)) <= 40
 
 
 def test_near_meanings_get_near_rows() -> None:
