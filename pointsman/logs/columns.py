@@ -115,12 +115,12 @@ def typed(column: pa.ChunkedArray, *, name: str, dtype: pa.DataType, source: str
     if dtype.equals(TIMESTAMP):
         return _timestamp(column, name=name, source=source)
     if dtype.equals(FLOAT):
-        return _without_nan(_one_chunk(column.cast(FLOAT, safe=False)))
+        return _without_nan(one_chunk(column.cast(FLOAT, safe=False)))
     if dtype.equals(COUNT):
         return _count(column, name=name, source=source)
     if dtype.equals(VECTOR):
-        return _one_chunk(column.cast(VECTOR, safe=False))
-    return _one_chunk(column.cast(dtype))
+        return one_chunk(column.cast(VECTOR, safe=False))
+    return one_chunk(column.cast(dtype))
 
 
 def plain(column: pa.ChunkedArray, *, name: str, source: str) -> pa.Array:
@@ -140,17 +140,17 @@ def plain(column: pa.ChunkedArray, *, name: str, source: str) -> pa.Array:
     if _is_text(given):
         return _text(column, name=name, source=source)
     if pa.types.is_boolean(given):
-        return _one_chunk(column)
+        return one_chunk(column)
     if pa.types.is_integer(given):
         try:
-            return _one_chunk(column.cast(COUNT))
+            return one_chunk(column.cast(COUNT))
         except pa.ArrowInvalid:  # past 2^63: an identifier, whose digits must not be rounded
-            return _one_chunk(column.cast(TEXT))
+            return one_chunk(column.cast(TEXT))
     if _is_number(given):
-        numbers = _without_nan(_one_chunk(column.cast(FLOAT, safe=False)))
+        numbers = _without_nan(one_chunk(column.cast(FLOAT, safe=False)))
         return numbers if numbers.null_count < len(numbers) else pa.nulls(len(numbers), TEXT)
     if _is_list(given):
-        lists = _one_chunk(column.cast(pa.large_list(given.value_type)))
+        lists = one_chunk(column.cast(pa.large_list(given.value_type)))
         values = plain(pa.chunked_array([pc.list_flatten(lists)]), name=name, source=source)
         if not _is_list(values.type):
             lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
@@ -198,7 +198,8 @@ def _is_list(given: pa.DataType) -> bool:
     return bool(pa.types.is_list(given) or pa.types.is_large_list(given) or pa.types.is_fixed_size_list(given))
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """Return the column as one array."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
@@ -222,7 +223,7 @@ def _text(column: pa.ChunkedArray, *, name: str, source: str) -> pa.Array:
     # Files are read without a check of their text, and a cast from text to text makes none.
     binary = column.cast(pa.large_binary()) if not pa.types.is_integer(column.type) else column
     try:
-        return _one_chunk(binary.cast(TEXT))
+        return one_chunk(binary.cast(TEXT))
     except pa.ArrowInvalid:
         for row, value in enumerate(binary.to_pylist()):
             if value is not None and value != value.decode(errors="ignore").encode():
@@ -241,7 +242,7 @@ def _timestamp(column: pa.ChunkedArray, *, name: str, source: str) -> pa.Array:
     if pa.types.is_timestamp(column.type):
         # Through whole microseconds: a naive stamp is then UTC, and no time-zone database is asked for.
         microseconds = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False).cast(pa.int64())
-        return _one_chunk(microseconds.cast(TIMESTAMP))
+        return one_chunk(microseconds.cast(TIMESTAMP))
     moments: list[datetime | None] = []
     for row, text in enumerate(column.to_pylist()):
         try:
@@ -254,8 +255,8 @@ def _timestamp(column: pa.ChunkedArray, *, name: str, source: str) -> pa.Array:
 
 def _count(column: pa.ChunkedArray, *, name: str, source: str) -> pa.Array:
     if pa.types.is_integer(column.type):
-        return _one_chunk(column.cast(COUNT))
-    numbers = _without_nan(_one_chunk(column.cast(FLOAT, safe=False)))
+        return one_chunk(column.cast(COUNT))
+    numbers = _without_nan(one_chunk(column.cast(FLOAT, safe=False)))
     broken = pc.fill_null(pc.or_(pc.not_equal(numbers, pc.floor(numbers)), pc.greater(pc.abs(numbers), 2.0**53)), False)
     if pc.any(broken).as_py():
         raise _wrong_type(column, int(np.argmax(broken)), name=name, dtype=COUNT, source=source)

@@ -182,7 +182,7 @@ def pivot(
     if quality_column not in table.column_names:
         raise InvalidLogError(
             f"{source}: column {quality_column!r} is missing; numeric columns within [0, 1]: "
-            f"{_candidates(table)}; name the one to use as the quality column"
+            f"{_candidates(table) or 'none'}; name the one to use as the quality column"
         )
     if cost_column not in table.column_names:
         if cost_column not in (None, "cost_usd"):

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pointsman.arms import Arm, ArmSet
 from pointsman.errors import InvalidLogError, InvalidParameterError
-from pointsman.logs.columns import LOG_COLUMNS, TEXT, check_names, invalid, plain, typed
+from pointsman.logs.columns import LOG_COLUMNS, TEXT, check_names, invalid, one_chunk, plain, typed
 from pointsman.types import ArmIndex, Eligible, PerRound
 
 _ALWAYS = ("propensity", "quality", "cost_usd", "quality_source")
@@ -172,7 +172,7 @@ class LoggedRounds:
     @cached_property
     def arm(self) -> ArmIndex:
         """Arm that served."""
-        return _read_only(_arm_indices(_one_chunk(self.table["model"]), self.arms))
+        return _read_only(_arm_indices(one_chunk(self.table["model"]), self.arms))
 
     @cached_property
     def propensity(self) -> PerRound:
@@ -194,7 +194,7 @@ class LoggedRounds:
         """Arms that could have been chosen: all of them where the log does not say."""
         if "eligible_models" not in self.table.column_names:
             return _read_only(np.ones((self.n_rounds, len(self.arms)), dtype=np.bool_))
-        return _read_only(_eligible(_one_chunk(self.table["eligible_models"]), self.arms))
+        return _read_only(_eligible(one_chunk(self.table["eligible_models"]), self.arms))
 
     @cached_property
     def quality_source(self) -> list[str]:
@@ -234,7 +234,7 @@ class LoggedRounds:
         digest = hashlib.sha256()
         for name in sorted(self.table.column_names):
             digest.update(f"{name}:{self.table.schema.field(name).type}:{self.n_rounds}\n".encode())
-            _update(digest.update, _one_chunk(self.table[name]))
+            _update(digest.update, one_chunk(self.table[name]))
         return digest.hexdigest()
 
     def _fill(self, *, table: pa.Table, arms: ArmSet, source: str) -> None:
@@ -287,7 +287,7 @@ def _normalised(table: pa.Table, *, source: str) -> pa.Table:
 
 def _check_keys(table: pa.Table, source: str) -> None:
     for name, advice in (("round_id", "give each round a name of its own"), ("model", "name the model that served")):
-        column = _one_chunk(table[name])
+        column = one_chunk(table[name])
         _check(
             column,
             pc.fill_null(pc.not_equal(column, ""), False),
@@ -296,7 +296,7 @@ def _check_keys(table: pa.Table, source: str) -> None:
             rule="must not be null or empty",
             advice=advice,
         )
-    names = _one_chunk(table["round_id"])
+    names = one_chunk(table["round_id"])
     if pc.count_distinct(names).as_py() < len(names):
         code = names.dictionary_encode().indices.to_numpy()
         first = np.full(code.max() + 1, len(code))
@@ -313,7 +313,7 @@ def _check_keys(table: pa.Table, source: str) -> None:
 
 
 def _check_numbers(table: pa.Table, source: str) -> None:
-    propensity = _one_chunk(table["propensity"])
+    propensity = one_chunk(table["propensity"])
     _check(
         propensity,
         pc.and_(pc.greater(propensity, 0.0), pc.less_equal(propensity, 1.0)),
@@ -322,7 +322,7 @@ def _check_numbers(table: pa.Table, source: str) -> None:
         rule="must be in (0, 1], or null where unknown",
         advice="log the probability of the model that served, or leave it null to have it estimated",
     )
-    quality = _one_chunk(table["quality"])
+    quality = one_chunk(table["quality"])
     _check(
         quality,
         pc.and_(pc.greater_equal(quality, 0.0), pc.less_equal(quality, 1.0)),
@@ -333,7 +333,7 @@ def _check_numbers(table: pa.Table, source: str) -> None:
     )
     for name in _NOT_NEGATIVE:
         if name in table.column_names:
-            column = _one_chunk(table[name])
+            column = one_chunk(table[name])
             _check(
                 column,
                 pc.and_(pc.greater_equal(column, 0), pc.is_finite(column)),
@@ -346,13 +346,13 @@ def _check_numbers(table: pa.Table, source: str) -> None:
 
 def _check_prompts(table: pa.Table, source: str) -> None:
     if "embedding" in table.column_names:
-        _check_embedding(_one_chunk(table["embedding"]), source)
+        _check_embedding(one_chunk(table["embedding"]), source)
     seen = [name for name in ("prompt", "embedding") if name in table.column_names]
     if all(table[name].null_count for name in seen):
         raise invalid(
             source=source,
             column=seen[0],
-            row=int(np.argmax(_one_chunk(table[seen[0]]).is_null())),
+            row=int(np.argmax(one_chunk(table[seen[0]]).is_null())),
             rule="every round must have a prompt, or every round an embedding",
             got=None,
             advice="fill it in, or drop the round",
@@ -386,9 +386,9 @@ def _check_embedding(column: pa.Array, source: str) -> None:
 
 
 def _checked_arms(table: pa.Table, arms: ArmSet | None, *, source: str) -> ArmSet:
-    model = _one_chunk(table["model"])
+    model = one_chunk(table["model"])
     seen = set(pc.unique(model).to_pylist())
-    lists = _one_chunk(table["eligible_models"]) if "eligible_models" in table.column_names else None
+    lists = one_chunk(table["eligible_models"]) if "eligible_models" in table.column_names else None
     if lists is not None:
         flat = pc.list_flatten(lists)
         seen |= set(pc.unique(flat).to_pylist())
@@ -428,10 +428,6 @@ def _check(column: pa.Array, valid: pa.Array, *, name: str, source: str, rule: s
     if pc.any(broken).as_py():
         row = int(np.argmax(broken))
         raise invalid(source=source, column=name, row=row, rule=rule, got=column[row].as_py(), advice=advice)
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _arm_indices(names: pa.Array, arms: ArmSet) -> ArmIndex:

@@ -221,8 +221,8 @@ def test_a_missing_file_or_a_folder_is_named(tmp_path):
         write_log(small_log(), tmp_path / "log.xlsx")
 
 
-def test_truncated_files_are_refused(tmp_path):
-    """A Parquet or JSON-lines log cut anywhere is not read as a shorter log."""
+def test_a_truncated_parquet_file_is_refused(tmp_path):
+    """A log cut anywhere is not read as a shorter log."""
     log = small_log()
     write_log(log, tmp_path / "log.parquet")
     whole = (tmp_path / "log.parquet").read_bytes()
