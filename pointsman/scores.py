@@ -5,12 +5,20 @@ Learning (`policies`) and evaluation (`ope`) both read these and neither knows t
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pointsman.errors import InvalidLogError
-from pointsman.types import ArmIndex, Eligible, PerArm, PerRound
+from pointsman.errors import InvalidLogError, InvalidParameterError, OverlapWarning
+from pointsman.nuisance.base import OutcomeModel
+from pointsman.types import ArmIndex, Context, Eligible, PerArm, PerRound
+
+if TYPE_CHECKING:
+    from pointsman.nuisance.propensity import PropensityEstimate, PropensityModel
 
 
 def pseudo_outcomes(*, arm: ArmIndex, outcome: PerRound, propensity: PerRound, predicted: PerArm) -> PerArm:
@@ -60,6 +68,7 @@ class Scores:
         predicted_quality: Out-of-fold outcome model of quality for every arm.
         predicted_cost_usd: Out-of-fold outcome model of cost for every arm, in USD.
         fold: (n_rounds,) int, the fold each round was predicted in.
+        estimated: (n_rounds,) bool, whether the propensity is an estimate; None where that is not known.
     """
 
     arm: ArmIndex
@@ -70,6 +79,7 @@ class Scores:
     predicted_quality: PerArm
     predicted_cost_usd: PerArm
     fold: ArmIndex
+    estimated: NDArray[np.bool_] | None = None
 
     @property
     def n_rounds(self) -> int:
@@ -100,3 +110,109 @@ class Scores:
             propensity=self.propensity,
             predicted=self.predicted_cost_usd,
         )
+
+
+def make_scores(
+    *,
+    context: Context,
+    arm: ArmIndex,
+    quality: PerRound,
+    cost_usd: PerRound,
+    logged_propensity: PerRound,
+    eligible: Eligible,
+    outcome_model: OutcomeModel,
+    cost_model: OutcomeModel | None = None,
+    propensity_model: PropensityModel | None = None,
+    propensity: Literal["auto", "logged", "estimated"] = "auto",
+    n_folds: int = 5,
+    seed: int,
+    groups: NDArray[np.generic] | None = None,
+    arm_names: Sequence[str] | None = None,
+) -> tuple[Scores, PropensityEstimate | None]:
+    """Cross-fit all nuisances of a log and return its scores, with the propensity estimate where one was needed.
+
+    Args:
+        context: Features of each round's prompt.
+        arm: Logged arm.
+        quality: Realised quality in [0, 1]; NaN where not known.
+        cost_usd: Realised cost, in USD; NaN where not known. Predictions of cost are NaN where none is known.
+        logged_propensity: Probability of the logged arm, in (0, 1]; NaN where the log has none.
+        eligible: Arms that could have been chosen; the logged arm always is.
+        outcome_model: Regression of quality, and of cost where `cost_model` is None.
+        cost_model: Regression of cost.
+        propensity_model: Settings for the estimate; `PropensityModel()` where None.
+        propensity: `logged` refuses a log with unknown propensities; `estimated` ignores the logged ones; `auto` takes
+            the logged one where there is one and estimates the others, from the rounds that lack one (those that have
+            one may have been logged by another policy).
+        n_folds: Folds of the cross-fitting.
+        seed: Draws the folds.
+        groups: (n_rounds,) label of each round; rounds of one label, such as repeats of one prompt, share a fold.
+        arm_names: Names for warnings; column numbers where None.
+
+    Returns:
+        The scores; and the propensity estimate, whose rows are the rounds with `Scores.estimated`, or None.
+
+    Raises:
+        InvalidLogError: An unknown propensity with `propensity="logged"`, or a logged arm that was not eligible.
+        InvalidParameterError: `propensity` is none of the three.
+
+    Warns:
+        OverlapWarning: An eligible arm has no round with known quality.
+        CalibrationWarning: Estimated propensities disagree with the frequencies they claim.
+    """
+    from pointsman.nuisance.cross_fit import assign_folds, cross_fit_outcomes
+    from pointsman.nuisance.propensity import estimate_propensities
+
+    n_rounds, n_arms = eligible.shape
+    if propensity not in ("auto", "logged", "estimated"):
+        raise InvalidParameterError(f"propensity must be 'auto', 'logged' or 'estimated'; got {propensity!r}")
+    ineligible = ~eligible[np.arange(n_rounds), arm]
+    if ineligible.any():
+        raise InvalidLogError(f"the logged arm must be eligible; in round {int(ineligible.argmax())} it is not")
+    unknown = np.isnan(logged_propensity)
+    if propensity == "logged" and unknown.any():
+        raise InvalidLogError(
+            f"propensity='logged' needs every propensity; {np.count_nonzero(unknown)} of {n_rounds} are not known; "
+            "use 'auto' to estimate those"
+        )
+    names = [str(t) for t in range(n_arms)] if arm_names is None else arm_names
+    silent = eligible.any(axis=0) & (np.bincount(arm[~np.isnan(quality)], minlength=n_arms) == 0)
+    if silent.any():
+        listed = ", ".join(name for name, mute in zip(names, silent, strict=True) if mute)
+        warnings.warn(
+            f"no round with known quality for {listed}: what is said of them is borrowed from the other arms; "
+            "log some rounds of each",
+            OverlapWarning,
+            stacklevel=2,
+        )
+
+    fold = assign_folds(n_rounds, n_folds=n_folds, seed=seed, groups=groups)
+    estimated = np.ones(n_rounds, dtype=bool) if propensity == "estimated" else unknown
+    of_logged_arm = np.array(logged_propensity, dtype=np.float64)
+    estimate: PropensityEstimate | None = None
+    if estimated.any():
+        estimate = estimate_propensities(
+            context=context[estimated],
+            arm=arm[estimated],
+            n_arms=n_arms,
+            eligible=eligible[estimated],
+            fold=fold[estimated],
+            model=propensity_model,
+        )
+        of_logged_arm[estimated] = estimate.of_logged_arm
+    predicted_quality, predicted_cost_usd = (
+        cross_fit_outcomes(model, context=context, outcome=outcome, arm=arm, n_arms=n_arms, fold=fold)
+        for model, outcome in ((outcome_model, quality), (cost_model or outcome_model, cost_usd))
+    )
+    scores = Scores(
+        arm=arm,
+        quality=quality,
+        cost_usd=cost_usd,
+        propensity=of_logged_arm,
+        eligible=eligible,
+        predicted_quality=predicted_quality,
+        predicted_cost_usd=predicted_cost_usd,
+        fold=fold,
+        estimated=estimated,
+    )
+    return scores, estimate

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import synthetic
 from sklearn.base import BaseEstimator
 
-import synthetic
 from pointsman.errors import InvalidLogError, InvalidParameterError
 from pointsman.nuisance.cross_fit import assign_folds, cross_fit_outcomes
 from pointsman.nuisance.ridge import PerArmRidge
@@ -15,7 +15,7 @@ from pointsman.nuisance.ridge import PerArmRidge
 class Memory(BaseEstimator):
     """Predicts 1 for a context it was fitted on, else 0."""
 
-    def fit(self, X, y, *, arm, n_arms, sample_weight=None):
+    def fit(self, X, y, *, n_arms, **_):
         """Remember the rounds."""
         assert not np.isnan(y).any()
         self.seen_ = set(X[:, 0])

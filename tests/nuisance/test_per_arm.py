@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import synthetic
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 
-import synthetic
 from pointsman.nuisance.base import OutcomeModel
 from pointsman.nuisance.per_arm import PerArmRegressor
 

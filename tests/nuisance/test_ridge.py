@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import synthetic
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
 
-import synthetic
 from pointsman.errors import InvalidParameterError
 from pointsman.nuisance.ridge import ArmMoments, PerArmRidge
 
