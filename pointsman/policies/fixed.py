@@ -164,7 +164,7 @@ class Uniform(Policy):
     @classmethod
     def from_state(cls, values: State, arrays: Arrays) -> Self:
         """Return the policy that `state` described."""
-        policy = cls()
+        policy = cls(**values["options"])
         policy.n_features_ = values["n_features"]
         policy.cost_usd_ = arrays["cost_usd"]
         return policy
