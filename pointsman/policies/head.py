@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -55,6 +55,12 @@ class Head:
             hidden = np.maximum(hidden @ weight.T + bias, 0)
         weight, bias = self.layers[-1]
         return hidden @ weight[columns].T + bias[columns]
+
+    def take_arms(self, arms: ArmIndex) -> Head:
+        """Return the head whose every group of n_arms outputs is these of the group's columns, in this order."""
+        weight, bias = self.layers[-1]
+        weight = weight.reshape(-1, arms.size, weight.shape[1])[:, arms].reshape(weight.shape)
+        return Head(layers=(*self.layers[:-1], (weight, bias.reshape(-1, arms.size)[:, arms].ravel())))
 
     def arrays(self) -> Arrays:
         """Return the layers by name."""
@@ -169,6 +175,17 @@ def hold_out(fold: ArmIndex, *, seed: int) -> NDArray[np.bool_]:
     return held_out
 
 
+def _take_arms(scores: Scores, arms: ArmIndex) -> Scores:
+    return replace(
+        scores,
+        arm=arms.argsort()[scores.arm],
+        # Contiguous, because the memory's order decides how sums over a row are rounded.
+        eligible=np.ascontiguousarray(scores.eligible[:, arms]),
+        predicted_quality=np.ascontiguousarray(scores.predicted_quality[:, arms]),
+        predicted_cost_usd=np.ascontiguousarray(scores.predicted_cost_usd[:, arms]),
+    )
+
+
 class HeadPolicy(Policy):
     """A policy whose choice is the arm of highest logit.
 
@@ -211,18 +228,22 @@ class HeadPolicy(Policy):
             MissingDependencyError: There are hidden layers and torch is not installed.
         """
         check_rounds(context, scores)
-        _, self.cost_usd_ = arm_means(scores, estimate="model")
-        objectives = self.objectives(scores)
+        # A regret is not convex, and rounding that depends on the order of columns can end in another minimum: learned
+        # in an order the rounds give, the policy is the same whatever the order of the arms.
+        order = np.lexsort((scores.cost_scores.mean(axis=0), scores.quality_scores.mean(axis=0)))
+        place = order.argsort()
+        ordered = _take_arms(scores, order)
+        self.cost_usd_ = arm_means(ordered, estimate="model")[1][place]
+        objectives = self.objectives(ordered)
         held_out = hold_out(scores.fold, seed=self.seed)
         if self.hidden:
             from pointsman.policies.torch_head import fit_network
 
             self.penalty_ = None
-            self.head_ = fit_network(context, objectives, held_out=held_out, hidden=self.hidden, seed=self.seed)
+            head = fit_network(context, objectives, held_out=held_out, hidden=self.hidden, seed=self.seed)
         else:
-            self.head_, self.penalty_ = fit_linear_head(
-                context, objectives, held_out=held_out, penalties=self.penalties
-            )
+            head, self.penalty_ = fit_linear_head(context, objectives, held_out=held_out, penalties=self.penalties)
+        self.head_ = head.take_arms(place)
         return self
 
     def options(self) -> State:

@@ -78,7 +78,7 @@ def test_choose_draws_from_exactly_the_probabilities(
 def test_permuting_arms_permutes_results(
     method: str, draw_log: Callable[..., Any], rng: np.random.Generator, seed: int
 ) -> None:
-    """Column order carries no meaning: only prompts at a near tie may differ, by rounding while fitting."""
+    """Column order carries no meaning: only prompts at a near tie may differ, by the rounding of a sum."""
     log = draw_log(rng, n_rounds=400)
     order = np.array([2, 0, 3, 1])
     place = order.argsort()
@@ -94,7 +94,7 @@ def test_permuting_arms_permutes_results(
     policy, other = fitted(method, log), fitted(method, replace(log, scores=permuted), **options)
     for trade_off in TRADE_OFFS:
         same = policy.probabilities(log.context, trade_off)[:, order] == other.probabilities(log.context, trade_off)
-        assert same.all(axis=1).mean() >= 0.98
+        assert same.all(axis=1).mean() >= 0.99
 
 
 def test_expected_cost_never_rises_with_the_trade_off(
