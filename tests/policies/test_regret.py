@@ -49,7 +49,7 @@ def test_a_trade_off_takes_its_nearest_node(draw_log: Callable[..., Any], rng: n
 def test_the_cost_scale_is_the_mean_cost_of_the_dearest_arm(
     draw_log: Callable[..., Any], rng: np.random.Generator
 ) -> None:
-    """And the currency makes no difference: at 128 to the dollar, a factor that rounds nothing, choices are the same."""
+    """And the currency makes no difference: at 128 to the dollar, which rounds nothing, choices are the same."""
     log = draw_log(rng)
     policy = RMSoftmax().fit(log.context, log.scores)
     assert policy.cost_scale_usd_ == pytest.approx(log.cost_usd.mean(axis=0).max())
