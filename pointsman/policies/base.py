@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, NoReturn, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pointsman.errors import InvalidParameterError, NotFittedError
 from pointsman.scores import Scores
@@ -95,6 +96,13 @@ class Policy(ABC):
     exact: ClassVar[bool] = False
     """Whether the choice maximises quality - lambda cost for fixed predictions, so its cost never rises with lambda."""
 
+    can_reprice: ClassVar[bool] = False
+    """Whether `probabilities` multiplies its predicted costs by `cost_factors`."""
+
+    cost_factors: NDArray[np.float64] | None = None
+    """(n_arms,) price today over the price learned from, set by the router that holds the policy; one where None. It is
+    no part of `state`, and `predict` knows nothing of it: see `priced`."""
+
     if not TYPE_CHECKING:  # or a type checker would take every misspelt attribute for a fitted one
 
         def __getattr__(self, attribute: str) -> NoReturn:
@@ -140,6 +148,18 @@ class Policy(ABC):
         """Return predicted quality and cost_usd of every arm, or None for a policy that predicts neither."""
         del context
         return None
+
+    def priced(self, context: Context) -> tuple[PerArm, PerArm]:
+        """Return predicted quality, and predicted cost_usd at today's prices: times `cost_factors`.
+
+        Raises:
+            InvalidParameterError: The policy predicts neither.
+        """
+        predicted = self.predict(context)
+        if predicted is None:
+            raise InvalidParameterError(f"method must predict costs to have them repriced; {self.name!r} does not")
+        quality, cost_usd = predicted
+        return quality, cost_usd if self.cost_factors is None else cost_usd * self.cost_factors
 
     @abstractmethod
     def state(self) -> tuple[State, Arrays]:

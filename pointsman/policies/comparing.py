@@ -20,6 +20,7 @@ class ComparingPolicy(Policy):
     """
 
     exact = True
+    can_reprice = True
 
     def predict(self, context: Context) -> tuple[PerArm, PerArm]:
         """Return predicted quality and cost_usd of every arm; cost is NaN where the log had none."""
@@ -32,7 +33,7 @@ class ComparingPolicy(Policy):
             InvalidParameterError: The context has the wrong shape, a row has no eligible arm, or lambda > 0 and the
                 log had no cost.
         """
-        quality, cost_usd = self.predict(context)
+        quality, cost_usd = self.priced(context)
         check_trade_off(trade_off, cost_usd=cost_usd)
         return greedy(trade_off.utility(quality=quality, cost_usd=cost_usd), eligible=eligible, cost_usd=cost_usd)
 

@@ -115,7 +115,7 @@ class Always(BestSingle):
 
     def probabilities(self, context: Context, trade_off: TradeOff, eligible: Eligible | None = None) -> PerArm:
         """Return probability one for the named arm where it is eligible."""
-        quality, cost_usd = self.predict(context)
+        quality, cost_usd = self.priced(context)
         check_trade_off(trade_off, cost_usd=cost_usd)
         utility = trade_off.utility(quality=quality, cost_usd=cost_usd)
         utility[:, self.arm] = np.inf
