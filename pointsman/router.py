@@ -355,7 +355,7 @@ class Router:
         others = [t for t in columns if t != chosen]
         runner_up = max(others, key=lambda t: utility[t])
 
-        def against(other: int, title: str) -> str:
+        def against(other: int, title: str, closing: str = "") -> str:
             gap = utility[chosen] - utility[other]
             parts = [f"quality {quality[other]:.3f}"]
             if cost_usd is not None:
@@ -365,13 +365,13 @@ class Router:
                 if not math.isinf(trade_off.quality_per_usd)
                 else ("dearer" if gap >= 0 else "cheaper")
             )
-            return f"{title} {names[other]} is expected to give {', '.join(parts)}: {verdict} {at}."
+            return f"{title} {names[other]}{closing} is expected to give {', '.join(parts)}: {verdict} {at}."
 
         reasons.append(against(runner_up, "The runner-up" if utility[runner_up] <= utility[chosen] else "The model"))
         if best == chosen:
             reasons.append(f"{model} is also the best single model over all training prompts {at}.")
         elif best != runner_up:
-            reasons.append(against(best, "The best single model over all training prompts,"))
+            reasons.append(against(best, "The best single model over all training prompts,", ","))
         else:
             reasons.append(f"{names[best]} is the best single model over all training prompts {at}.")
         if utility[chosen] < utility[runner_up]:

@@ -73,11 +73,13 @@ def simulate(
         seed=seed,
         show_progress=not as_json,
     )
+    was_there = truth.exists()
     write_full_feedback(simulated.rest, truth)
     try:
         write_log(simulated.log, out)
     except PointsmanError:
-        truth.unlink(missing_ok=True)
+        if not was_there:
+            truth.unlink(missing_ok=True)
         raise
     log = simulated.log
     counts = {name: int((log.arm == t).sum()) for t, name in enumerate(log.arms.names)}
