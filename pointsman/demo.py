@@ -237,7 +237,7 @@ def _run(table: FullFeedback, *, out: Path, method: str, seed: int, progress: Ca
             singles=single_models(unseen),
             logging=_logging_point(truth, probabilities),
             oracle=oracle_frontier(unseen),
-            title=f"{table.source}: {len(unseen):,} prompts no router has seen",
+            title=f"{Path(table.source).name}: {len(unseen):,} prompts no router has seen",
         )
         files += write_plot(figure, out / "cost_quality")
     findings = _findings(rows, table=table, method=method, n_learned=n_learned, n_unseen=len(unseen))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pointsman.errors import InvalidParameterError, MissingDependencyError
 from pointsman.logs import FullFeedback, replacing
@@ -20,10 +21,17 @@ from pointsman.trade_off import TradeOff
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
 # Okabe and Ito's palette: told apart by all common kinds of colour vision, and by lightness in print.
 _BLUE, _VERMILION, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
+
+_MARKER_AREA = 52
+"""Of a model's dot, in square points."""
+
+_ANGLES = (0, 180, 270, 90, 315, 45, 225, 135, 345, 15, 195, 165, 300, 60, 240, 120)
+"""Where a label may stand about its point, in degrees, the most readable first."""
 
 _GRID = (0.0, *(float(x) for x in np.logspace(-3, 2, 41)))
 """Trade-offs of a frontier, in units of 1 / mean cost of the dearest arm."""
@@ -116,7 +124,7 @@ def cost_quality_plot(
     except ImportError:
         raise MissingDependencyError("plots need matplotlib: pip install 'pointsman[plot]'") from None
 
-    figure = Figure(figsize=(8, 5.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8, 5.4), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_xscale("log")
@@ -125,7 +133,7 @@ def cost_quality_plot(
     styles = ((_BLUE, "-", 2.4), (_VERMILION, "--", 1.8))
     for points, (colour, style, width) in zip(routers, styles, strict=False):
         axes.plot(*_plane(points), color=colour, linestyle=style, linewidth=width, label=points[0].label, zorder=3)
-    axes.scatter(*_plane(singles), s=52, color="black", zorder=4, label="one model for every prompt")
+    axes.scatter(*_plane(singles), s=_MARKER_AREA, color="black", zorder=4, label="one model for every prompt")
     if logging is not None:
         axes.scatter(
             *_plane([logging]), s=90, marker="D", color=_GREEN, edgecolor="white", zorder=5, label=logging.label
@@ -138,7 +146,8 @@ def cost_quality_plot(
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.12, y=0.1)
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    # Beside the axes: inside, there is no corner that some table does not put a model in.
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     _label_points(axes, canvas, singles, curves=[*routers, oracle])
     return figure
 
@@ -170,51 +179,81 @@ def _plane(points: Sequence[Point]) -> tuple[list[float], list[float]]:
 
 
 def _label_points(axes: Axes, canvas: Any, points: Sequence[Point], *, curves: Sequence[Sequence[Point]]) -> None:
-    """Label points so that no label lies on another, on a point or on a curve, where there is room."""
+    """Label points so that no label lies on another, on a point or on a curve, and each stands nearest its own point.
+
+    Places around a point are tried from near to far; the first without a clash is taken, else the one with fewest.
+    """
     canvas.draw()
     renderer = canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
-    legend = axes.get_legend()
-    taken: list[Bbox] = [] if legend is None else [legend.get_window_extent(renderer)]
-    marks = [axes.transData.transform(xy) for xy in zip(*_plane(points), strict=True)]
-    for curve in curves:
-        pixels = axes.transData.transform(np.column_stack(_plane(curve))) if curve else np.empty((0, 2))
-        for start, end in pairwise(pixels):
-            steps = max(int(np.abs(end - start).max() // 8), 1)
-            marks.extend(start + (end - start) * step / steps for step in range(steps + 1))
-    placed = np.array(marks)
-    for point in sorted(points, key=lambda each: (-each.quality, each.label)):
-        best, fewest = None, None
-        for distance in (9, 16, 26, 40):
-            for angle in (0, 180, 270, 90, 315, 45, 225, 135):
-                x, y = distance * np.cos(np.radians(angle)), distance * np.sin(np.radians(angle))
-                text = axes.annotate(
-                    point.label,
-                    (1000 * point.cost_usd, point.quality),
-                    xytext=(x, y),
-                    textcoords="offset points",
-                    ha="left" if x > 1 else "right" if x < -1 else "center",
-                    va="bottom" if y > 1 else "top" if y < -1 else "center",
-                    fontsize=9,
-                    arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.6} if distance > 16 else None,
-                    zorder=6,
-                )
-                box = text.get_window_extent(renderer).padded(2)
-                inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-                covered = (
-                    (placed[:, 0] > box.x0)
-                    & (placed[:, 0] < box.x1)
-                    & (placed[:, 1] > box.y0)
-                    & (placed[:, 1] < box.y1)
-                ).sum()
-                clashes = int(covered) + 100 * sum(box.overlaps(other) for other in taken) + (0 if inside else 1000)
-                if fewest is None or clashes < fewest:
-                    if best is not None:
-                        best.remove()
-                    best, fewest = text, clashes
-                else:
-                    text.remove()
+    taken: list[Bbox] = []
+    own = axes.transData.transform(np.column_stack(_plane(points)))
+    radius = np.sqrt(_MARKER_AREA) / 2 * renderer.points_to_pixels(1.0)
+    dots = np.concatenate([own + radius * np.array(step) for step in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))])
+    lines = [_along(axes.transData.transform(np.column_stack(_plane(curve)))) for curve in curves if curve]
+    on_lines = np.concatenate([np.empty((0, 2)), *lines])
+    for place in sorted(range(len(points)), key=lambda i: (-points[i].cost_usd, points[i].label)):
+        best: Annotation | None = None
+        fewest = np.inf
+        for distance, angle in product((9, 16, 26, 40, 58, 80), _ANGLES):
+            text = _annotate(axes, points[place], distance=distance, angle=float(np.radians(angle)))
+            box = _text_box(text, renderer)
+            gaps = np.hypot(
+                np.maximum(np.maximum(box.x0 - own[:, 0], own[:, 0] - box.x1), 0),
+                np.maximum(np.maximum(box.y0 - own[:, 1], own[:, 1] - box.y1), 0),
+            )
+            # A label across a line can be read, one on a dot hides what it is beside.
+            clashes = _n_inside(box, on_lines) + 50 * _n_inside(box, dots) + 40 * int((gaps < gaps[place]).sum())
+            clashes += 1000 * sum(box.overlaps(other) for other in taken)
+            clashes += 10_000 * (not (frame.x0 <= box.x0 and box.x1 <= frame.x1))
+            clashes += 10_000 * (not (frame.y0 <= box.y0 and box.y1 <= frame.y1))
+            if clashes < fewest:
+                if best is not None:
+                    best.remove()
+                best, fewest = text, clashes
+            else:
+                text.remove()
             if fewest == 0:
                 break
         if best is not None:
-            taken.append(best.get_window_extent(renderer).padded(2))
+            taken.append(_text_box(best, renderer))
+
+
+def _text_box(annotation: Annotation, renderer: Any) -> Bbox:
+    from matplotlib.text import Text
+
+    annotation.update_positions(renderer)
+    # An annotation's own extent spans its leader too, and so the point it belongs to.
+    return Text.get_window_extent(annotation, renderer).padded(2)
+
+
+def _n_inside(box: Bbox, pixels: NDArray[np.float64]) -> int:
+    x, y = pixels[:, 0], pixels[:, 1]
+    return int(((x > box.x0) & (x < box.x1) & (y > box.y0) & (y < box.y1)).sum())
+
+
+def _along(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points no more than a few pixels apart along a line."""
+    dense = [pixels]
+    for start, end in pairwise(pixels):
+        steps = max(int(np.abs(end - start).max() // 6), 1)
+        dense.append(start + (end - start) * (np.arange(steps) / steps)[:, None])
+    return np.concatenate(dense)
+
+
+def _annotate(axes: Axes, point: Point, *, distance: float, angle: float) -> Annotation:
+    x, y = distance * np.cos(angle), distance * np.sin(angle)
+    text = axes.annotate(
+        point.label,
+        (1000 * point.cost_usd, point.quality),
+        xytext=(x, y),
+        textcoords="offset points",
+        ha="left" if x > 1 else "right" if x < -1 else "center",
+        va="bottom" if y > 1 else "top" if y < -1 else "center",
+        fontsize=9,
+        arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.6} if distance > 9 else None,
+        zorder=6,
+    )
+    # Or the layout would shrink the axes for a label, and move what the label was placed by.
+    text.set_in_layout(False)
+    return text

@@ -333,6 +333,7 @@ def test_default_trade_offs_scale_with_the_dearest_model():
 def test_warnings_that_differ_in_numbers_are_one():
     """Five trade-offs do not warn five times."""
     assert collapse_warnings(["a 1.5 b", "a 2 b", "c", "a 1.5 b"]) == ["a 1.5 b (and 1 more like it)", "c"]
+    assert collapse_warnings(["a 1 b (and 2 more like it)", "a 2 b"]) == ["a 1 b (and 3 more like it)"]
 
 
 @pytest.mark.filterwarnings("default::pointsman.errors.SmallSampleWarning")
@@ -346,3 +347,30 @@ def test_doubts_are_warned_of_and_written_down(logs, router):
     assert said == found.diagnostics["warnings"]
     assert not any(note.startswith(("dr:", "snips:")) for note in said)
     assert all(issubclass(each.category, SmallSampleWarning | OverlapWarning) for each in caught)
+
+
+class SlowEncoder:
+    """Counts what it encodes, as one of the slow kinds."""
+
+    n_features = 3
+
+    def __init__(self):
+        self.n_encoded = 0
+
+    def encode(self, prompts):
+        """Return a vector of each prompt's length."""
+        self.n_encoded += len(prompts)
+        return np.array([[len(prompt), 1, 0] for prompt in prompts], dtype=np.float32)
+
+    def describe(self):
+        """Return what keys the cache."""
+        return {"kind": "endpoint", "fingerprint": "slow"}
+
+
+def test_a_slow_encoder_encodes_no_prompt_twice(logs, tmp_path, monkeypatch):
+    """Fitted twice, on a log of distinct prompts: each is encoded once."""
+    monkeypatch.setenv("POINTSMAN_CACHE", str(tmp_path))
+    encoder = SlowEncoder()
+    first, again = (fit(logs[0], method="direct", encoder=encoder) for _ in range(2))
+    assert encoder.n_encoded == logs[0].n_rounds
+    assert np.array_equal(first.policy.quality_coef_, again.policy.quality_coef_)

@@ -18,7 +18,7 @@ from pointsman.plots import (
 )
 from tests.tables import small_logs, small_table
 
-pytest.importorskip("matplotlib")
+Text = pytest.importorskip("matplotlib.text").Text
 
 
 def draw(singles=None):
@@ -53,7 +53,7 @@ def test_labels_do_not_overlap(rng):
     figure = draw(singles)
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    boxes = [Text.get_window_extent(text, renderer) for text in figure.axes[0].texts]
     assert len(boxes) == 11
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 

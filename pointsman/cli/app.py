@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from pointsman._version import __version__
 from pointsman.errors import (
+    CacheWarning,
     EndpointError,
     MissingDependencyError,
     OverlapError,
@@ -60,11 +61,11 @@ app = typer.Typer(
 
 @contextmanager
 def _notes() -> Iterator[None]:
-    """Print each statistical warning once, as a note of one line; leave the others to Python."""
+    """Print each of our warnings once, as a note of one line; leave the others to Python."""
     seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
-        if not issubclass(category, StatisticalWarning):
+        if not issubclass(category, StatisticalWarning | CacheWarning):
             default(message, category, filename, lineno, *rest)
         elif str(message) not in seen:
             seen.add(str(message))
@@ -72,7 +73,8 @@ def _notes() -> Iterator[None]:
 
     with warnings.catch_warnings():
         default = warnings.showwarning
-        warnings.simplefilter("always", StatisticalWarning)
+        for ours in (StatisticalWarning, CacheWarning):
+            warnings.simplefilter("always", ours)
         warnings.showwarning = show  # type: ignore[assignment]
         yield
 

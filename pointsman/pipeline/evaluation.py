@@ -53,6 +53,7 @@ _LOGGING = "logging"
 
 
 _ALWAYS = "always "
+_MORE = re.compile(r" \(and (\d+) more like it\)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,10 +260,14 @@ def evaluate_cross_fitted(
 
 def collapse_warnings(messages: Sequence[str]) -> list[str]:
     """Return messages without repeats: of those that differ in numbers only the first stands, with a count."""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, tuple[str, int]] = {}
     for message in dict.fromkeys(messages):
-        kinds.setdefault(re.sub(r"\d+(\.\d+)?", "#", message), []).append(message)
-    return [same[0] if len(same) == 1 else f"{same[0]} (and {len(same) - 1} more like it)" for same in kinds.values()]
+        said = _MORE.search(message)
+        bare = message if said is None else message[: said.start()]
+        kind = re.sub(r"\d+(\.\d+)?", "#", bare)
+        first, count = kinds.get(kind, (bare, 0))
+        kinds[kind] = (first, count + 1 + (0 if said is None else int(said[1])))
+    return [first if count == 1 else f"{first} (and {count - 1} more like it)" for first, count in kinds.values()]
 
 
 class _RouterTarget:
@@ -476,5 +481,4 @@ def _collected(estimators: Sequence[str]) -> Iterator[list[str]]:
         if not issubclass(each.category, StatisticalWarning):
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     for message in found:
-        plain = re.sub(r" \(and \d+ more like it\)$", "", message)
-        warnings.warn(message, first[plain], stacklevel=4)
+        warnings.warn(message, first[_MORE.sub("", message)], stacklevel=4)

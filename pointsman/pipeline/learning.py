@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pointsman._version import __version__
 from pointsman.arms import ArmSet
-from pointsman.encode import default_encoder, encode_with_progress
+from pointsman.encode import default_encoder
 from pointsman.encode.base import Encoder
 from pointsman.errors import InvalidLogError, InvalidParameterError, LabelWarning, OverlapWarning
 from pointsman.logs import FullFeedback, LoggedRounds, Simulated
@@ -22,6 +22,7 @@ from pointsman.logs.simulate import Logger, Signal
 from pointsman.nuisance.base import OutcomeModel
 from pointsman.pipeline.rounds import (
     Propensity,
+    encode_prompts,
     encoder_for,
     few_threads,
     judged,
@@ -70,7 +71,7 @@ def simulate(
     """
     features = None
     if logger == "hidden" or (signal == "pc" and logger in ("confounded", "deterministic")):
-        features = encode_with_progress(encoder or default_encoder(), table.prompt, show=show_progress)
+        features = encode_prompts(encoder or default_encoder(), table.prompt, show_progress=show_progress)
     return simulate_log(
         table,
         logger=logger,

@@ -29,6 +29,10 @@ MANY_ROUNDS = 20_000
 cores a fit of 1,890 rounds and 11 arms took 25 s with two threads and 3.5 s with one."""
 
 
+_SLOW = ("onnx", "sentence-transformers", "endpoint")
+"""Encoders that take longer than looking a vector up; a user's own may not be what its fingerprint says."""
+
+
 def default_trade_offs(mean_cost_usd: Sequence[float] | NDArray[np.float64]) -> list[float]:
     """Return lambda = {0, .05, .1, .2, .5} / mean cost of the dearest arm, in quality points per USD; {0} without cost.
 
@@ -68,7 +72,16 @@ def make_context(log: LoggedRounds, encoder: Encoder | None, *, show_progress: b
         assert log.embedding is not None  # noqa: S101 - a valid log has prompts or embeddings
         return log.embedding
     assert log.prompt is not None  # noqa: S101 - `encoder_for` gave an encoder because it has
-    return encode_with_progress(encoder, log.prompt, show=show_progress)
+    return encode_prompts(encoder, log.prompt, show_progress=show_progress)
+
+
+def encode_prompts(encoder: Encoder, prompts: Sequence[str], *, show_progress: bool) -> Context:
+    """Return the context of prompts; those of a slow encoder of ours are kept on disk, so none is encoded twice."""
+    if encoder.describe()["kind"] in _SLOW:
+        from pointsman.encode.cache import CachedEncoder
+
+        encoder = CachedEncoder(encoder)
+    return encode_with_progress(encoder, prompts, show=show_progress)
 
 
 def fingerprint_of(encoder: Encoder | None) -> str | None:

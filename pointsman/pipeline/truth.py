@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pointsman.encode import encode_with_progress
 from pointsman.errors import InvalidParameterError, LabelWarning, StatisticalWarning
 from pointsman.logs import FullFeedback, LoggedRounds
 from pointsman.ope import score_policy
-from pointsman.pipeline.rounds import default_trade_offs, json_ready, judged, listed
+from pointsman.pipeline.rounds import default_trade_offs, encode_prompts, json_ready, judged, listed
 from pointsman.router import Router
 from pointsman.trade_off import TradeOff
 from pointsman.types import State
@@ -106,7 +105,7 @@ def score(
         )
     if table.quality_source != "gold":
         warnings.warn(judged([table.quality_source]), LabelWarning, stacklevel=2)
-    context = encode_with_progress(router.encoder, table.prompt, show=show_progress)
+    context = encode_prompts(router.encoder, table.prompt, show_progress=show_progress)
     place = router.arms.indices(common)
     eligible = np.zeros((len(table), len(router.arms)), dtype=np.bool_)
     eligible[:, place] = True
