@@ -375,6 +375,7 @@ def test_bench_outside_a_checkout_is_refused(tmp_path, monkeypatch):
 def test_bench_passes_its_options_and_exit_code_on(tmp_path, monkeypatch):
     """What follows `bench` reaches the experiment as it is."""
     (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
     (tmp_path / "benchmarks" / "experiment.py").write_text("import sys\nsys.exit(len(sys.argv))\n")
     monkeypatch.chdir(tmp_path)
     assert run("bench", "--full", "--seeds", "3").exit_code == 4
