@@ -108,28 +108,35 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures or not rows else 0
 
 
-Regrets = dict[str, dict[str, dict[int, Mean]]]
-"""Logger -> method -> rounds -> mean regret x 100 over seeds."""
+Curves = dict[str, dict[str, dict[int, Mean]]]
+"""Logger -> method -> rounds -> mean over seeds."""
 
 
-def regrets(rows: Sequence[dict[str, Any]]) -> Regrets:
-    """Return oracle minus method at lambda = 0, x 100."""
+def regrets(rows: Sequence[dict[str, Any]]) -> tuple[Curves, Curves]:
+    """Return regret, and its excess over that of the ceiling of the largest log, both x 100 at lambda = 0.
+
+    The oracle knows what no feature shows, so regret has a floor; the excess is what more rounds could take away.
+    """
     found: dict[tuple[str, str, int], dict[int, float]] = defaultdict(dict)
     for row in rows:
         if row["lambda_scaled"] == 0:
             found[row["logger"], row["method"], row["n_rounds"]][row["seed"]] = 100 * row["value"]
-    means: Regrets = defaultdict(lambda: defaultdict(dict))
+    most = max(n_rounds for _, _, n_rounds in found)
+    regret: Curves = defaultdict(lambda: defaultdict(dict))
+    excess: Curves = defaultdict(lambda: defaultdict(dict))
     for (logger, method, n_rounds), values in found.items():
-        if method != ORACLE:
-            oracle = found[logger, ORACLE, n_rounds]
-            seeds = sorted(values.keys() & oracle.keys())
-            means[logger][method][n_rounds] = Mean.of([oracle[seed] - values[seed] for seed in seeds])
-    return means
+        if method == ORACLE:
+            continue
+        for curves, other in ((regret, (logger, ORACLE, n_rounds)), (excess, (logger, CEILING, most))):
+            best = found[other]
+            seeds = sorted(values.keys() & best.keys())
+            curves[logger][method][n_rounds] = Mean.of([best[seed] - values[seed] for seed in seeds])
+    return regret, excess
 
 
 def write_report(rows: Sequence[dict[str, Any]], *, table: str, folder: Path) -> list[Path]:
     """Write `growth.md` and `growth.png` and return their paths."""
-    means = regrets(rows)
+    means, excess = regrets(rows)
     seeds = len({row["seed"] for row in rows})
     sizes = sorted({row["n_rounds"] for row in rows})
     lines = [
@@ -138,23 +145,28 @@ def write_report(rows: Sequence[dict[str, Any]], *, table: str, folder: Path) ->
         f"Table {table}, lambda = 0, {seeds} seeds, true propensities. Every method learns from the same rounds, a "
         "smaller log being a part of the larger ones, and is scored on the same prompts, those of no log. Regret is "
         "the oracle's utility minus the method's, x 100, with half the width of its 95% interval over seeds. "
-        f"`{CEILING}` saw every model's outcome of the same prompts. The last column is the slope of log regret "
-        "against log rounds.",
+        f"`{CEILING}` saw every model's outcome of the same prompts. The last column is the slope in "
+        "logarithms: -0.5 halves with four times the rounds.",
         "",
         "![Regret against rounds](growth.png)",
         "",
     ]
     for logger in sorted(means, reverse=True):
         lines += [f"## {_title(logger)}", ""]
-        rows_shown = []
-        for method, by_size in means[logger].items():
-            cells = [_cell(by_size.get(size)) for size in sizes]
-            rows_shown.append([method, *cells, _slope(by_size)])
-        lines += grid(["method", *(f"{size:,}" for size in sizes), "slope"], rows_shown)
+        lines += _table("regret", means[logger], sizes=sizes)
+        lines += [f"Excess over the regret of `{CEILING}` on {sizes[-1]:,} prompts, paired by seed:", ""]
+        lines += _table("excess regret", excess[logger], sizes=sizes)
     report, figure = folder / "growth.md", folder / "growth.png"
     report.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     write_plot(means, sizes=sizes, table=table, path=figure)
     return [report, figure]
+
+
+def _table(title: str, curves: dict[str, dict[int, Mean]], *, sizes: Sequence[int]) -> list[str]:
+    rows = [
+        [method, *(_cell(by_size.get(size)) for size in sizes), _slope(by_size)] for method, by_size in curves.items()
+    ]
+    return grid([title, *(f"{size:,}" for size in sizes), "slope"], rows)
 
 
 def _title(logger: str) -> str:
@@ -174,7 +186,7 @@ def _slope(by_size: dict[int, Mean]) -> str:
     return f"{np.polyfit(np.log(sizes), np.log([by_size[size].value for size in sizes]), 1)[0]:+.2f}"
 
 
-def write_plot(means: Regrets, *, sizes: Sequence[int], table: str, path: Path) -> None:
+def write_plot(means: Curves, *, sizes: Sequence[int], table: str, path: Path) -> None:
     """Write regret against rounds as a PNG, both axes logarithmic; a band is the 95% interval over seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -184,6 +196,7 @@ def write_plot(means: Regrets, *, sizes: Sequence[int], table: str, path: Path) 
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(means), sharey=True, squeeze=False)[0]
     handles: dict[str, Any] = {}
+    shown = [mean.value for curves in means.values() for by_size in curves.values() for mean in by_size.values()]
     for axes, logger in zip(panels, sorted(means, reverse=True), strict=True):
         for method, by_size in means[logger].items():
             mine = sorted(by_size)
@@ -199,6 +212,8 @@ def write_plot(means: Regrets, *, sizes: Sequence[int], table: str, path: Path) 
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        # By the lines: the bands of a few seeds would leave no room for them.
+        axes.set_ylim(0.94 * min(shown), 1.06 * max(shown))
         axes.set_xticks(list(sizes), [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))

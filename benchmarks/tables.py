@@ -98,6 +98,19 @@ def missing(spec: TableSpec, folder: Path) -> str | None:
     return f"table {spec.name} is skipped: {folder / spec.file} does not exist"
 
 
+def read_table(spec: TableSpec, *, folder: Path) -> FullFeedback:
+    """Return a table from its file in the folder, or from the package it ships in."""
+    if spec.file is None:
+        return example_table()
+    return read_full_feedback(
+        folder / spec.file,
+        quality_column=spec.quality_column,
+        cost_column=spec.cost_column,
+        models=spec.models,
+        where=dict(spec.where),
+    )
+
+
 @lru_cache(maxsize=8)
 def encoded_table(spec: TableSpec, *, folder: Path, vectors: Path, show_progress: bool = False) -> EncodedTable:
     """Return a table with its features; each prompt is encoded once, whatever process asks.
@@ -108,15 +121,6 @@ def encoded_table(spec: TableSpec, *, folder: Path, vectors: Path, show_progress
         vectors: The cache of vectors, made when first used.
         show_progress: Whether to show a bar while prompts are encoded.
     """
-    if spec.file is None:
-        table = example_table()
-    else:
-        table = read_full_feedback(
-            folder / spec.file,
-            quality_column=spec.quality_column,
-            cost_column=spec.cost_column,
-            models=spec.models,
-            where=dict(spec.where),
-        )
+    table = read_table(spec, folder=folder)
     encoder = CachedEncoder(default_encoder(), vectors)
     return EncodedTable(table=table, features=encode_with_progress(encoder, table.prompt, show=show_progress))
