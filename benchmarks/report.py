@@ -247,7 +247,7 @@ def _shares(results: Results) -> list[str]:
         "### Share of the gap closed",
         "",
         f"Gain over the best single model in hindsight, as a share of the gain of `{CEILING}`, both summed over "
-        "lambda > 0.",
+        "lambda > 0; none where the ceiling itself gains nothing.",
         "",
     ]
     for table in sorted(priced, key=lambda name: (name != "routerbench", name)):

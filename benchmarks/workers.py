@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,11 @@ def run_jobs(jobs: Sequence[Job], *, n_processes: int, title: str) -> list[str]:
         with _pool(n_processes) as executor:
             futures: dict[Future[None], Job] = {executor.submit(finish, job): job for job in jobs}
             for future in as_completed(futures):
-                _tell(futures[future], future.exception(), progress=progress, failures=failures)
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    failures.append("a worker was killed, or ran out of memory: units that are not done were not run")
+                    break
+                _tell(futures[future], error, progress=progress, failures=failures)
     return failures
 
 
