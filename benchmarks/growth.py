@@ -187,7 +187,7 @@ def _slope(by_size: dict[int, Mean]) -> str:
 
 
 def write_plot(means: Curves, *, sizes: Sequence[int], table: str, path: Path) -> None:
-    """Write regret against rounds as a PNG, both axes logarithmic; a band is the 95% interval over seeds."""
+    """Write regret against rounds as a PNG, both axes logarithmic; bars are 95% intervals over seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
@@ -198,21 +198,25 @@ def write_plot(means: Curves, *, sizes: Sequence[int], table: str, path: Path) -
     handles: dict[str, Any] = {}
     shown = [mean.value for curves in means.values() for by_size in curves.values() for mean in by_size.values()]
     for axes, logger in zip(panels, sorted(means, reverse=True), strict=True):
-        for method, by_size in means[logger].items():
+        for place, (method, by_size) in enumerate(means[logger].items()):
             mine = sorted(by_size)
-            value = np.array([by_size[size].value for size in mine])
             half = np.nan_to_num([by_size[size].half_width for size in mine])
-            colour = _COLOURS.get(method, "#56B4E9")
-            style = {"color": colour, "linestyle": "--" if method in (CEILING, "best-single") else "-"}
-            (handles[method],) = axes.plot(
-                mine, value, marker="o", markersize=4, linewidth=2.4 if method == "auto" else 1.6, **style
-            )
-            axes.fill_between(
-                mine, np.maximum(value - half, value / 3), value + half, color=colour, alpha=0.12, linewidth=0
+            # Side by side, or the bars of one size would hide each other.
+            shift = 1.025 ** (place - (len(means[logger]) - 1) / 2)
+            handles[method] = axes.errorbar(
+                np.array(mine) * shift,
+                [by_size[size].value for size in mine],
+                yerr=half,
+                color=_COLOURS.get(method, "#56B4E9"),
+                linestyle="--" if method in (CEILING, "best-single") else "-",
+                linewidth=2.4 if method == "auto" else 1.4,
+                elinewidth=0.9,
+                marker="o",
+                markersize=4,
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
-        # By the lines: the bands of a few seeds would leave no room for them.
+        # By the lines: the intervals of a few seeds would leave no room for them.
         axes.set_ylim(0.94 * min(shown), 1.06 * max(shown))
         axes.set_xticks(list(sizes), [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
