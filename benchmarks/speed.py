@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--full", action="store_true", help="up to a million rounds, too")
     add("--rounds", nargs="+", type=int, metavar="N", help="sizes of the logs fitted")
     add("--method", default="auto")
+    add("--threads", type=int, default=N_THREADS, metavar="N", help="BLAS threads a process may use [2]")
     add("--data", type=Path, default=SHARED_DATA, metavar="FOLDER", help="folder of the tables")
     add("--out", type=Path, default=RESULTS, metavar="FOLDER", help="folder of the results")
     add("--measure", choices=sorted(_MEASURES), help=argparse.SUPPRESS)
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.measure:
         json.dump(_MEASURES[args.measure](args), sys.stdout)
         return 0
+    # For the processes started below; this one computes nothing.
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
     try:
         report = _report(args)
     except subprocess.CalledProcessError as failed:
@@ -188,7 +191,7 @@ def _report(args: argparse.Namespace) -> str:
     lines = [
         "# Speed",
         "",
-        f"{_machine()}; {N_THREADS} threads, each figure in a fresh process.",
+        f"{_machine()}; {args.threads} BLAS threads at most, each figure in a fresh process.",
         "",
         f"## Fitting `{args.method}`",
         "",
@@ -216,14 +219,9 @@ def _report(args: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _environment() -> dict[str, str]:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(N_THREADS))
-    return os.environ | threads
-
-
 def _run(command: Sequence[str]) -> str:
     finished = subprocess.run(  # noqa: S603 - our own modules
-        command, cwd=ROOT, env=_environment(), check=True, capture_output=True, text=True
+        command, cwd=ROOT, check=True, capture_output=True, text=True
     )
     return finished.stdout
 
