@@ -191,7 +191,7 @@ def _report(args: argparse.Namespace) -> str:
     lines = [
         "# Speed",
         "",
-        f"{_machine()}; at most {args.threads} BLAS thread{'' if args.threads == 1 else 's'}, each figure in a fresh process.",
+        f"{_machine()}; BLAS threads at most: {args.threads}; each figure in a fresh process.",
         "",
         f"## Fitting `{args.method}`",
         "",
