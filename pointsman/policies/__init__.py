@@ -18,6 +18,7 @@ __all__ = ["METHODS", "Policy", "from_state", "make"]
 
 _CLASSES = {
     "always": ("fixed", "Always"),
+    "auto": ("auto", "Auto"),
     "best-single": ("fixed", "BestSingle"),
     "clone": ("clone", "Clone"),
     "direct": ("direct", "Direct"),
