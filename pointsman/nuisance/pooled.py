@@ -7,9 +7,11 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 
 from pointsman.nuisance.batches import batches
-from pointsman.types import ArmIndex, Arrays, PerArm, PerRound, State
+from pointsman.nuisance.spectral import SpectralMap
+from pointsman.types import ArmIndex, Arrays, Context, PerArm, PerRound, State
 
 Link = Literal["identity", "logit"]
 
@@ -398,6 +400,43 @@ class PooledRegression:
         # The shared constant belongs to no arm, so it is folded into every intercept.
         self.intercept_ = specific[:, 0] + shared[0]
         self.specific_coef_ = specific[:, 1:] + np.outer(ability, shared[n_shared + 1 :])
+
+
+class PooledOutcomeModel(BaseEstimator):  # type: ignore[misc]
+    """`PooledRegression` on `SpectralMap` features of the context: partial pooling as an outcome model of its own.
+
+    Args:
+        link: `identity`, or `logit` for outcomes in [0, 1].
+        specific: Features of the arms' own part: `linear` or `smooth`.
+        seed: Draws the landmarks of the kernel features.
+
+    Attributes:
+        map_: The fitted features.
+        regression_: The fitted regression.
+    """
+
+    def __init__(
+        self, *, link: Link = "identity", specific: Literal["linear", "smooth"] = "linear", seed: int = 0
+    ) -> None:
+        self.link = link
+        self.specific = specific
+        self.seed = seed
+
+    def fit(
+        self, X: Context, y: PerRound, *, arm: ArmIndex, n_arms: int, sample_weight: PerRound | None = None
+    ) -> Self:
+        """Learn mu_t(x) = E[y | x, t] from the rounds in which arm t served. y holds no NaN."""
+        self.map_ = SpectralMap(seed=self.seed).fit(X)
+        basis = self.map_.transform(X)
+        self.regression_ = PooledRegression(link=self.link).fit(
+            basis.shared, getattr(basis, self.specific), y, arm=arm, n_arms=n_arms, sample_weight=sample_weight
+        )
+        return self
+
+    def predict(self, X: Context) -> PerArm:
+        """Return mu_t(x) for every arm, (n_rounds, n_arms), in the unit of y."""
+        basis = self.map_.transform(X)
+        return self.regression_.predict(basis.shared, getattr(basis, self.specific))
 
 
 def _prior(features: NDArray[np.float32], *, power: float) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ def value(policy: Any, log: Any, trade_off: TradeOff) -> float:
     return float((policy.probabilities(log.context, trade_off) * utility).sum(axis=1).mean())
 
 
-@pytest.mark.parametrize("method", ["direct", "dr", "knn", "rm-classification", "rm-interval", "rm-softmax"])
+@pytest.mark.parametrize("method", ["auto", "direct", "dr", "knn", "rm-classification", "rm-interval", "rm-softmax"])
 def test_it_beats_the_best_single_arm(
     method: str, draw_log: Callable[..., Any], rng: np.random.Generator, seed: int
 ) -> None:
