@@ -22,8 +22,9 @@ check: $(VENV)/.installed ## lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed ## the experiment, its small slice, and the speed figures
+bench: $(VENV)/.installed ## the experiment, its small slice, then the speed figures
 	$(BIN)/pointsman bench
+	$(BIN)/python -m benchmarks.speed
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

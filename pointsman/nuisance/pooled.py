@@ -87,7 +87,8 @@ class PooledRegression:
     with g the identity or the logit, u fine features that all arms share, v coarse ones that set an arm apart, and r_t
     the arm's ability: b_t over arms, standardised, from the pass before. So v . h says where able arms pay more than
     weak ones, and is learned from all rounds. A and B are diagonal, a power of the features' variances, scaled so that
-    `shared`, `graded` and `specific` are variances over rounds. These and the noise maximise the log evidence
+    `shared`, `graded` and `specific` are variances over rounds. These and the noise maximise the log evidence, plus a
+    vague normal log prior on the log variances,
 
         log p(y) = (r' S^-1 r - y' y / s - log |S| - sum log prior variances - n log 2 pi s) / 2
 

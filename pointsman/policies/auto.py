@@ -1,4 +1,4 @@
-"""The default: regret minimisation with its variance under control."""
+"""The default: pooled regressions, weighted against selection, averaged and compared."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ point of quality pays for one call of the dearest arm."""
 class Auto(ComparingPolicy):
     """Compares arms by pooled regressions, weighted against selection, and only where that shows an improvement.
 
-    The doubly robust value of a policy has the gradient of its regret, so any policy may be learned by it; on one-arm
-    logs its variance decides, not its bias. Four things keep that small:
+    Its aim is the regret of Tsiourvas et al., its means a plug-in: on one-arm logs of the usual size the doubly robust objective
+    loses to it by its variance, not its bias. So the scores serve the safety step alone, and four things keep the
+    variance of the plug-in small:
 
     1. Arms share most of what is learned of a prompt (`PooledRegression`), how much is chosen by evidence.
     2. A round weighs e^-`weight_power`, e its propensity. Power 1 would aim the regression at the prompts an arm did
@@ -39,7 +40,8 @@ class Auto(ComparingPolicy):
     3. Four regressions are averaged, which differ in link and in the features of the arms' own part.
     4. Safety step: the policy routes only if its predicted improvement on the best single arm, averaged over the dial,
        exceeds `safety` standard errors of the doubly robust estimate of that improvement; otherwise every prompt gets
-       the arm that is best on average at the trade-off.
+       the arm that is best on average at the trade-off. The default stops a router that shows next to nothing and is
+       no guarantee: a stricter one costs more than it saves, for the best single arm is itself chosen by noise.
 
     Exact at every trade-off: quality and cost are predicted apart and compared.
 
@@ -47,7 +49,7 @@ class Auto(ComparingPolicy):
         weight_power: Power in [0, 1] of the inverse propensity a round is weighted by.
         shrink: Factor on the standard deviation of the arms' own part, after evidence has chosen it: the evidence is
             that of predictions, and a comparison of many arms picks their errors.
-        safety: Standard errors of improvement to be shown before the policy routes.
+        safety: Standard errors of improvement to be shown before the policy routes: 1.64 for one-sided 95%.
         seed: Draws the landmarks of the kernel features.
 
     Attributes:
