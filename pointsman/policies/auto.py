@@ -30,9 +30,9 @@ point of quality pays for one call of the dearest arm."""
 class Auto(ComparingPolicy):
     """Compares arms by pooled regressions, weighted against selection, and only where that shows an improvement.
 
-    Its aim is the regret of Tsiourvas et al., its means a plug-in: on one-arm logs of the usual size the doubly robust objective
-    loses to it by its variance, not its bias. So the scores serve the safety step alone, and four things keep the
-    variance of the plug-in small:
+    Its aim is the regret of Tsiourvas et al., its means a plug-in: on one-arm logs of the usual size the doubly robust
+    objective loses to it by its variance, not its bias. So the scores serve the safety step alone, and four things keep
+    the variance of the plug-in small:
 
     1. Arms share most of what is learned of a prompt (`PooledRegression`), how much is chosen by evidence.
     2. A round weighs e^-`weight_power`, e its propensity. Power 1 would aim the regression at the prompts an arm did
