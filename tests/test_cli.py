@@ -324,6 +324,8 @@ def test_interrupting_leaves_nothing_half_written(folder, tmp_path):
         "import os, signal\n"
         "import pointsman.pipeline as pipeline\n"
         "from pointsman.cli import main\n"
+        # A job in the background of a shell inherits SIGINT ignored, and Python then leaves it so.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def interrupted(*args, **options):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "pipeline.fit = interrupted\n"
