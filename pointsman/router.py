@@ -240,7 +240,8 @@ class Router:
         )
         eligible = self._mask(eligible_models)
         context = self.context([prompt])
-        probabilities = self.policy.probabilities(context, trade_off, None if eligible is None else eligible[None])[0]
+        decided, predicted = self.policy.decide(context, trade_off, None if eligible is None else eligible[None])
+        probabilities = decided[0]
         chosen = int(probabilities.argmax())
         if probabilities[chosen] < 1:
             rng = np.random.default_rng(seed) if rng is None else rng
@@ -249,7 +250,8 @@ class Router:
             chosen = int((rng.random() * cumulative[-1] >= cumulative).sum())
         columns = range(len(self.arms)) if eligible is None else np.flatnonzero(eligible).tolist()
         names = self.arms.names
-        quality, cost_usd = self._predictions(context)
+        quality = None if predicted is None else predicted[0][0]
+        cost_usd = None if predicted is None or not np.isfinite(predicted[1]).all() else predicted[1][0]
         return Decision(
             model=names[chosen],
             propensity=float(probabilities[chosen]),
@@ -310,13 +312,6 @@ class Router:
         mask = np.zeros(len(self.arms), dtype=np.bool_)
         mask[self.arms.indices(models)] = True
         return mask
-
-    def _predictions(self, context: Context) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-        predicted = self.policy.predict(context)
-        if predicted is None:
-            return None, None
-        quality, cost_usd = predicted[0][0], predicted[1][0] * self.arms.cost_factors
-        return quality, cost_usd if np.isfinite(cost_usd).all() else None
 
     def _mean_cost(self, name: str) -> float:
         mean = self.facts.mean_cost_usd[name]

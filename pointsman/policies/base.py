@@ -149,6 +149,21 @@ class Policy(ABC):
         del context
         return None
 
+    def decide(
+        self, context: Context, trade_off: TradeOff, eligible: Eligible | None = None
+    ) -> tuple[PerArm, tuple[PerArm, PerArm] | None]:
+        """Return `probabilities` with what is predicted at today's prices, or None for a policy that predicts neither.
+
+        For one prompt at a time: a policy that compares predictions makes them once.
+        """
+        predicted = self.predict(context)
+        probabilities = self.probabilities(context, trade_off, eligible)
+        return probabilities, None if predicted is None else self._at_todays_prices(predicted)
+
+    def _at_todays_prices(self, predicted: tuple[PerArm, PerArm]) -> tuple[PerArm, PerArm]:
+        quality, cost_usd = predicted
+        return quality, cost_usd if self.cost_factors is None else cost_usd * self.cost_factors
+
     def priced(self, context: Context) -> tuple[PerArm, PerArm]:
         """Return predicted quality, and predicted cost_usd at today's prices: times `cost_factors`.
 
@@ -158,8 +173,7 @@ class Policy(ABC):
         predicted = self.predict(context)
         if predicted is None:
             raise InvalidParameterError(f"method must predict costs to have them repriced; {self.name!r} does not")
-        quality, cost_usd = predicted
-        return quality, cost_usd if self.cost_factors is None else cost_usd * self.cost_factors
+        return self._at_todays_prices(predicted)
 
     @abstractmethod
     def state(self) -> tuple[State, Arrays]:

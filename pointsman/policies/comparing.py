@@ -33,9 +33,18 @@ class ComparingPolicy(Policy):
             InvalidParameterError: The context has the wrong shape, a row has no eligible arm, or lambda > 0 and the
                 log had no cost.
         """
+        return self.decide(context, trade_off, eligible)[0]
+
+    def decide(
+        self, context: Context, trade_off: TradeOff, eligible: Eligible | None = None
+    ) -> tuple[PerArm, tuple[PerArm, PerArm]]:
+        """Return `probabilities` with the predictions they compare, at today's prices."""
         quality, cost_usd = self.priced(context)
         check_trade_off(trade_off, cost_usd=cost_usd)
-        return greedy(trade_off.utility(quality=quality, cost_usd=cost_usd), eligible=eligible, cost_usd=cost_usd)
+        probabilities = greedy(
+            trade_off.utility(quality=quality, cost_usd=cost_usd), eligible=eligible, cost_usd=cost_usd
+        )
+        return probabilities, (quality, cost_usd)
 
 
 class LinearPolicy(ComparingPolicy):
