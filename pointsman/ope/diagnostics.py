@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pointsman.errors import OverlapError, OverlapWarning, SmallSampleWarning
-from pointsman.ope.estimators import Estimate, importance_weights
+from pointsman.ope.estimate import Estimate
+from pointsman.ope.estimators import importance_weights
 from pointsman.types import ArmIndex, PerArm, PerRound
 
 FALSE_ALARM_Z = 3.29

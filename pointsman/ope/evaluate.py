@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pointsman.errors import InvalidLogError, InvalidParameterError, MissingOutcomeWarning
 from pointsman.ope.diagnostics import check_sample_size, diagnose
-from pointsman.ope.estimators import Estimate, dm, dr, ips, snips
+from pointsman.ope.estimate import Estimate
+from pointsman.ope.estimators import dm, dr, ips, snips
 from pointsman.trade_off import TradeOff
 from pointsman.types import ArmIndex, Eligible, PerArm, PerRound
 
@@ -119,7 +120,7 @@ def evaluate_policy(
     rows: list[EvaluationRow] = []
     for name in ESTIMATORS:
         estimate = of_utility[name]
-        if not estimate.biased:
+        if math.isfinite(estimate.bias_bound):
             check_sample_size(estimate)
         low, high = estimate.interval(level)
         quality_value, quality_low, quality_high = _summary(of_quality.get(name), level=level)
@@ -131,7 +132,7 @@ def evaluate_policy(
                 value=estimate.value,
                 ci_low=low,
                 ci_high=high,
-                standard_error=math.nan if estimate.biased else estimate.standard_error,
+                standard_error=estimate.standard_error if math.isfinite(estimate.bias_bound) else math.nan,
                 quality=quality_value,
                 quality_ci_low=quality_low,
                 quality_ci_high=quality_high,

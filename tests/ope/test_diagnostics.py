@@ -8,7 +8,8 @@ import synthetic
 
 from pointsman.errors import OverlapError, OverlapWarning, SmallSampleWarning
 from pointsman.ope.diagnostics import check_sample_size, diagnose, effective_sample_size
-from pointsman.ope.estimators import Estimate, Ratio, ips
+from pointsman.ope.estimate import Estimate, Ratio
+from pointsman.ope.estimators import ips
 
 
 def test_effective_sample_size_counts_the_rounds_that_matter():

@@ -11,7 +11,8 @@ import synthetic
 
 from pointsman.nuisance.cross_fit import assign_folds, cross_fit_outcomes
 from pointsman.nuisance.ridge import PerArmRidge
-from pointsman.ope.estimators import Estimate, dm, dr, ips, snips
+from pointsman.ope.estimate import Estimate
+from pointsman.ope.estimators import dm, dr, ips, snips
 
 N_REPLICATIONS = 2_000
 N_ROUNDS = 100
