@@ -27,3 +27,23 @@ class OutcomeModel(Protocol):
 
     def predict(self, X: Context) -> PerArm:
         """Return mu_t(x) for every arm, (n_rounds, n_arms)."""
+
+
+@runtime_checkable
+class CrossFittingModel(Protocol):
+    """An outcome model that cross-fits itself, for less than one `fit` a fold."""
+
+    def cross_fit(
+        self,
+        X: Context,
+        y: PerRound,
+        *,
+        arm: ArmIndex,
+        n_arms: int,
+        fold: ArmIndex,
+        sample_weight: PerRound | None = None,
+    ) -> PerArm:
+        """Return for every round what `predict` gives after `fit` on the other folds, (n_rounds, n_arms).
+
+        Rounds whose y is NaN are predicted but teach nothing. At least two folds hold outcomes.
+        """

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.errors import InvalidLogError, InvalidParameterError
-from pointsman.nuisance.base import OutcomeModel
+from pointsman.nuisance.base import CrossFittingModel, OutcomeModel
 from pointsman.types import ArmIndex, Context, PerArm, PerRound
 
 
@@ -55,7 +55,8 @@ def cross_fit_outcomes(
     """Return the out-of-fold predicted outcome of every arm in every round.
 
     Args:
-        model: Cloned for each fold; itself left as it is.
+        model: Cloned for each fold, unless it offers to share what its folds have in common (`CrossFittingModel`);
+            itself left as it is.
         context: Features of each round.
         outcome: Realised outcome of the logged arm; a round whose outcome is NaN teaches nothing but is predicted.
         arm: Logged arm.
@@ -75,14 +76,18 @@ def cross_fit_outcomes(
     predicted = np.full((len(outcome), n_arms), np.nan)
     if not known.any():
         return predicted
-    for k in np.unique(fold):
-        held_out = fold == k
-        rows = np.flatnonzero(known & ~held_out)
-        if rows.size == 0:
+    labels = np.unique(fold)
+    for k in labels:
+        if not (known & (fold != k)).any():
             raise InvalidLogError(
                 f"outcomes must be known in at least two folds; all {np.count_nonzero(known)} known ones are in "
                 f"fold {k}; log more outcomes"
             )
+    if isinstance(model, CrossFittingModel):
+        return model.cross_fit(context, outcome, arm=arm, n_arms=n_arms, fold=fold, sample_weight=sample_weight)
+    for k in labels:
+        held_out = fold == k
+        rows = np.flatnonzero(known & ~held_out)
         fitted = clone(model).fit(
             context[rows],
             outcome[rows],

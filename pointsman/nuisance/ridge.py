@@ -1,10 +1,11 @@
-"""Ridge regression per arm, its penalty chosen per arm by closed-form leave-one-out error."""
+"""Ridge regression per arm, its penalty chosen per arm from the moments of its rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from itertools import accumulate
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ class ArmMoments:
         outcome: (n_arms,) weighted mean outcome.
         gram: (n_arms, n_features, n_features) weighted sum of outer products of the centred context.
         cross: (n_arms, n_features) weighted sum of centred context times centred outcome.
+        spread: (n_arms,) weighted sum of squares of the centred outcome.
     """
 
     n_rounds: NDArray[np.int64]
@@ -37,32 +39,45 @@ class ArmMoments:
     outcome: NDArray[np.float64]
     gram: NDArray[np.float64]
     cross: NDArray[np.float64]
+    spread: NDArray[np.float64]
 
     @classmethod
     def of(cls, X: Context, y: PerRound, *, arm: ArmIndex, n_arms: int, sample_weight: PerRound) -> ArmMoments:
         """Return the moments of these rounds, read in batches."""
-        n_features = X.shape[1]
-        moments = cls(
-            n_rounds=np.bincount(arm, minlength=n_arms).astype(np.int64),
+        moments = cls._none(n_arms=n_arms, n_features=X.shape[1])
+        for t in range(n_arms):
+            moments._read(t, X, y, sample_weight, rows=np.flatnonzero(arm == t))
+        return moments
+
+    @classmethod
+    def _none(cls, *, n_arms: int, n_features: int) -> ArmMoments:
+        return cls(
+            n_rounds=np.zeros(n_arms, dtype=np.int64),
             weight=np.zeros(n_arms),
             context=np.zeros((n_arms, n_features)),
             outcome=np.zeros(n_arms),
             gram=np.zeros((n_arms, n_features, n_features)),
             cross=np.zeros((n_arms, n_features)),
+            spread=np.zeros(n_arms),
         )
-        for t in range(n_arms):
-            for rows in batches(np.flatnonzero(arm == t), n_features=n_features):
-                moments._add(t, X[rows].astype(np.float64), y[rows], sample_weight[rows])
-        return moments
+
+    def _read(self, t: int, X: Context, y: PerRound, weight: PerRound, *, rows: NDArray[np.int64]) -> None:
+        self.n_rounds[t] += rows.size
+        for some in batches(rows, n_features=X.shape[1]):
+            self._add(t, X[some].astype(np.float64, copy=False), y[some], weight[some])  # X[some] is a copy
 
     def _add(self, t: int, x: NDArray[np.float64], y: PerRound, weight: PerRound) -> None:
+        """Add these rounds of arm t; x is overwritten."""
         total = weight.sum()
         if total == 0:
             return
         mean_x, mean_y = weight @ x / total, weight @ y / total
-        x = x - mean_x
-        weighted = x * weight[:, None]
-        self._merge(t, total, mean_x, mean_y, weighted.T @ x, weighted.T @ (y - mean_y))
+        root = np.sqrt(weight)
+        x -= mean_x
+        x *= root[:, None]
+        y = (y - mean_y) * root
+        # Of one array and its own transpose BLAS computes one half only.
+        self._merge(t, total, mean_x, mean_y, x.T @ x, x.T @ y, float(y @ y))
 
     def _merge(
         self,
@@ -72,6 +87,7 @@ class ArmMoments:
         outcome: float,
         gram: NDArray[np.float64],
         cross: NDArray[np.float64],
+        spread: float,
     ) -> None:
         # Centred sums are merged with their shift (Chan, Golub and LeVeque 1983): raw sums of squares would cancel
         # where features are far from zero.
@@ -80,6 +96,7 @@ class ArmMoments:
         between = self.weight[t] * weight / total
         self.gram[t] += gram + between * np.outer(step_x, step_x)
         self.cross[t] += cross + between * step_x * step_y
+        self.spread[t] += spread + between * step_y**2
         self.context[t] += step_x * (weight / total)
         self.outcome[t] += step_y * (weight / total)
         self.weight[t] = total
@@ -92,22 +109,40 @@ class ArmMoments:
             outcome=self.outcome.copy(),
             gram=self.gram.copy(),
             cross=self.cross.copy(),
+            spread=self.spread.copy(),
         )
         for t in np.flatnonzero(other.weight > 0):
-            merged._merge(int(t), other.weight[t], other.context[t], other.outcome[t], other.gram[t], other.cross[t])
+            merged._merge(
+                int(t),
+                other.weight[t],
+                other.context[t],
+                other.outcome[t],
+                other.gram[t],
+                other.cross[t],
+                other.spread[t],
+            )
         return merged
+
+
+class _Fit(NamedTuple):
+    """One arm's slopes and the penalty that chose them."""
+
+    coef: NDArray[np.float64]
+    penalty: float
 
 
 class PerArmRidge(BaseEstimator):  # type: ignore[misc]
     """Ridge regression with its own slopes, unpenalised intercept and penalty for every arm.
 
     mu_t(x) = b_t + x . w_t minimises  sum_i v_i (y_i - b_t - x_i . w_t)^2 + penalty_t |w_t|^2  over the rounds of arm
-    t, and penalty_t minimises the leave-one-out error
+    t, with weights v. With z the centred context, G = sum_i v_i z_i z_i' and c = sum_i v_i z_i (y_i - mean), the
+    penalty maximises the restricted evidence of w_t ~ N(0, s / penalty), y_i ~ N(b_t + x_i . w_t, s / v_i), that is,
+    it minimises
 
-        sum_i v_i ((y_i - mu_t(x_i)) / (1 - h_i))^2,    h_i = v_i (1 / V + z_i . (G + penalty I)^-1 z_i)
+        (n - 1) log q + log |I + G / penalty|,    q = sum_i v_i (y_i - mean)^2 - c' (G + penalty I)^-1 c
 
-    with weights v, V their sum, z the centred context and G its Gram matrix. One eigendecomposition of G gives the
-    whole path; the rounds are read twice, in batches, once for G and once for the leverages.
+    G is brought to tridiagonal form once, in which each penalty costs as little as reading c. No round is read a
+    second time, so the moments of shards are enough, and folds share theirs (`cross_fit`).
 
     An arm without rounds predicts the mean outcome of all rounds.
 
@@ -119,11 +154,11 @@ class PerArmRidge(BaseEstimator):  # type: ignore[misc]
         coef_: (n_arms, n_features).
         intercept_: (n_arms,).
         penalty_: (n_arms,) the penalties chosen; infinity where an arm has too few rounds to choose by.
-        loo_error_: (n_arms,) weighted mean squared leave-one-out error; NaN where it does not exist.
         n_rounds_: (n_arms,) rounds of each arm.
 
     References:
-        Allen (1974), Technometrics 16(1): the leave-one-out identity.
+        Patterson and Thompson (1971), Biometrika 58(3): restricted likelihood; MacKay (1992), Neural Computation 4(3):
+        evidence.
     """
 
     def __init__(self, *, penalties: Sequence[float] | None = None) -> None:
@@ -158,45 +193,165 @@ class PerArmRidge(BaseEstimator):  # type: ignore[misc]
         y = np.asarray(y, dtype=np.float64)
         weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         moments = ArmMoments.of(X, y, arm=arm, n_arms=n_arms, sample_weight=weight)
-        n_features = X.shape[1]
-        self.n_rounds_ = moments.n_rounds
-        self.coef_ = np.zeros((n_arms, n_features))
-        self.intercept_ = np.full(n_arms, np.average(y, weights=weight))
-        self.penalty_ = np.full(n_arms, np.inf)
-        self.loo_error_ = np.full(n_arms, np.nan)
-        for t in np.flatnonzero(moments.weight > 0):
-            eigenvalues, axes = np.linalg.eigh(moments.gram[t])
-            eigenvalues = np.maximum(eigenvalues, 0.0)
-            penalties = self._penalties(eigenvalues)
-            shrinkage = 1 / (eigenvalues[:, None] + penalties)
-            path = (axes.T @ moments.cross[t])[:, None] * shrinkage
-            error = np.zeros(penalties.size)
-            for rows in batches(np.flatnonzero(arm == t), n_features=n_features):
-                z = (X[rows].astype(np.float64) - moments.context[t]) @ axes
-                v = weight[rows, None]
-                leverage = v * (1 / moments.weight[t] + z**2 @ shrinkage)
-                residual = (y[rows] - moments.outcome[t])[:, None] - z @ path
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    error += (v * (residual / (1 - leverage)) ** 2).sum(axis=0)
-            error[~np.isfinite(error)] = np.inf  # a round that alone decides its own prediction cannot be left out
-            best = int(error.argmin())
-            if np.isfinite(error[best]):
-                self.penalty_[t] = penalties[best]
-                self.loo_error_[t] = error[best] / moments.weight[t]
-                self.coef_[t] = axes @ path[:, best]
-            self.intercept_[t] = moments.outcome[t] - moments.context[t] @ self.coef_[t]
+        self._start(moments.n_rounds, mean=float(np.average(y, weights=weight)), n_features=X.shape[1])
+        for t in range(n_arms):
+            if moments.weight[t] > 0:
+                self._take(t, moments, place=t, n_weighted=int(np.count_nonzero(weight[arm == t])))
         return self
+
+    def cross_fit(
+        self,
+        X: Context,
+        y: PerRound,
+        *,
+        arm: ArmIndex,
+        n_arms: int,
+        fold: ArmIndex,
+        sample_weight: PerRound | None = None,
+    ) -> PerArm:
+        """Return what a fit on the other folds predicts for each round, from second moments computed once.
+
+        Args:
+            X: Context, (n_rounds, n_features).
+            y: Outcome of the logged arm; a round whose outcome is NaN teaches nothing but is predicted. At least two
+                folds hold outcomes.
+            arm: Logged arm.
+            n_arms: Number of arms.
+            fold: Fold of each round.
+            sample_weight: Weight of each round, >= 0; one where None.
+
+        Returns:
+            Predictions, (n_rounds, n_arms), those of a `fit` on the other folds.
+
+        Raises:
+            InvalidParameterError: A penalty is not positive.
+        """
+        n_features = X.shape[1]
+        labels, position = np.unique(fold, return_inverse=True)
+        known = ~np.isnan(y)
+        weight = np.where(known, 1.0 if sample_weight is None else sample_weight, 0.0)
+        outcome = np.where(known, y, 0.0)
+        served = np.bincount(position * n_arms + arm, weights=known, minlength=labels.size * n_arms)
+        served = served.reshape(labels.size, n_arms).astype(np.int64)
+        total = np.bincount(position, weights=weight)
+        sums = np.bincount(position, weights=weight * outcome)
+        models = []
+        for k in range(labels.size):
+            model = PerArmRidge(penalties=self.penalties)
+            mean = float(np.delete(sums, k).sum() / np.delete(total, k).sum())
+            model._start(served.sum(axis=0) - served[k], mean=mean, n_features=n_features)
+            models.append(model)
+        for t in range(n_arms):
+            mine = (arm == t) & (weight > 0)
+            shards = []
+            for k in range(labels.size):
+                shard = ArmMoments._none(n_arms=1, n_features=n_features)
+                shard._read(0, X, outcome, weight, rows=np.flatnonzero(mine & (position == k)))
+                shards.append(shard)
+            for model, rest in zip(models, _without_each(shards), strict=True):
+                if rest.weight[0] > 0:
+                    model._take(t, rest, place=0, n_weighted=int(rest.n_rounds[0]))
+        predicted = np.empty((len(y), n_arms))
+        for k, model in enumerate(models):
+            rows = np.flatnonzero(position == k)
+            predicted[rows] = model.predict(X[rows])
+        return predicted
 
     def predict(self, X: Context) -> PerArm:
         """Return mu_t(x) for every arm, (n_rounds, n_arms), in the unit of y."""
         return affine(X, coef=self.coef_.T, intercept=self.intercept_)
 
-    def _penalties(self, eigenvalues: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _start(self, n_rounds: NDArray[np.int64], *, mean: float, n_features: int) -> None:
+        self.n_rounds_ = n_rounds
+        self.coef_ = np.zeros((n_rounds.size, n_features))
+        self.intercept_ = np.full(n_rounds.size, mean)
+        self.penalty_ = np.full(n_rounds.size, np.inf)
+
+    def _take(self, t: int, moments: ArmMoments, *, place: int, n_weighted: int) -> None:
+        """Learn arm t from the moments in this place, of so many rounds with a positive weight."""
+        coef, self.penalty_[t] = self._most_evident(
+            moments.gram[place], moments.cross[place], float(moments.spread[place]), n_rounds=n_weighted
+        )
+        self.coef_[t] = coef
+        self.intercept_[t] = moments.outcome[place] - moments.context[place] @ coef
+
+    def _most_evident(
+        self, gram: NDArray[np.float64], cross: NDArray[np.float64], spread: float, *, n_rounds: int
+    ) -> _Fit:
+        """Return the fit of the penalty of largest evidence; the arm's mean where nothing can be learned."""
+        penalties = self._penalties(float(np.trace(gram)) / cross.size)
+        best = _Fit(coef=np.zeros(cross.size), penalty=np.inf)
+        if n_rounds < 2 or not spread > 0:
+            return best
+        rotation = _Tridiagonal.of(gram)
+        rotated = rotation.apply(cross, transposed=True)
+        smallest = np.inf
+        for penalty in penalties:
+            if np.isinf(penalty):
+                solution, explained, log_determinant = np.zeros(cross.size), 0.0, 0.0
+            else:
+                solution, log_determinant = rotation.solve(rotated, penalty=penalty)
+                explained = float(rotated @ solution)
+            # What is left where all is explained is rounding; its logarithm must not win by being noise.
+            left = max(spread - explained, np.finfo(np.float64).eps * spread)
+            loss = (n_rounds - 1) * np.log(left / spread) + log_determinant
+            if loss < smallest:
+                smallest, best = loss, _Fit(coef=solution, penalty=float(penalty))
+        return best._replace(coef=rotation.apply(best.coef, transposed=False))
+
+    def _penalties(self, scale: float) -> NDArray[np.float64]:
         """Return the penalties, largest first, so that a tie goes to the simplest regression."""
         if self.penalties is None:
-            scale = eigenvalues.mean()
             return np.asarray(RELATIVE_PENALTIES[::-1] * (scale if scale > 0 else 1.0))
         penalties = np.sort(np.asarray(self.penalties, dtype=np.float64))[::-1]
         if penalties.size == 0 or not (penalties > 0).all():
             raise InvalidParameterError(f"penalties must be one or more numbers > 0; got {self.penalties}")
         return penalties
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tridiagonal:
+    """A symmetric matrix as Q T Q', T tridiagonal and Q orthogonal, kept as LAPACK's reflectors."""
+
+    reflectors: NDArray[np.float64]
+    scales: NDArray[np.float64]
+    diagonal: NDArray[np.float64]
+    beside: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, matrix: NDArray[np.float64]) -> _Tridiagonal:
+        from scipy.linalg import lapack
+
+        size = len(matrix)
+        packed, diagonal, beside, scales, info = lapack.dsytrd(matrix, lower=1, lwork=64 * size)
+        assert info == 0  # noqa: S101 - LAPACK fails on wrong arguments only
+        if size == 1:
+            beside = np.zeros(1)  # what LAPACK's wrapper wants of a matrix that has nothing beside its diagonal
+        return cls(reflectors=packed[1:, :-1], scales=scales, diagonal=diagonal, beside=beside)
+
+    def apply(self, vector: NDArray[np.float64], *, transposed: bool) -> NDArray[np.float64]:
+        """Return Q' v or Q v."""
+        from scipy.linalg import lapack
+
+        if vector.size < 2:
+            return vector
+        rotated, _, info = lapack.dormqr(
+            "L", "T" if transposed else "N", self.reflectors, self.scales, vector[1:, None], lwork=64 * vector.size
+        )
+        assert info == 0  # noqa: S101 - LAPACK fails on wrong arguments only
+        return np.concatenate([vector[:1], rotated[:, 0]])
+
+    def solve(self, vector: NDArray[np.float64], *, penalty: float) -> tuple[NDArray[np.float64], float]:
+        """Return (T + penalty I)^-1 v and log |I + T / penalty|."""
+        from scipy.linalg import lapack
+
+        pivots, _, solution, info = lapack.dptsv(self.diagonal + penalty, self.beside, vector)
+        assert info == 0  # noqa: S101 - a Gram matrix plus a positive penalty is positive definite
+        return solution, float(np.log(pivots / penalty).sum())
+
+
+def _without_each(shards: Sequence[ArmMoments]) -> list[ArmMoments]:
+    """Return, for each shard, the moments of all others: sums, for a difference would cancel."""
+    before = list(accumulate(shards))
+    after = list(accumulate(reversed(shards)))[::-1]
+    return [after[1], *(before[k - 1] + after[k + 1] for k in range(1, len(shards) - 1)), before[-2]]
