@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench peers format clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,9 +26,13 @@ bench: $(VENV)/.installed ## the experiment, its small slice, then the speed fig
 	$(BIN)/pointsman bench
 	$(BIN)/python -m benchmarks.speed
 
+peers: ## Pointsman against obp, vw-estimators, doubleml and econml, in an environment of their own
+	$(PYTHON) -m benchmarks.peers.install
+	.venv-peers/bin/python -m benchmarks.peers
+
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-peers dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Pointsman against libraries that evaluate policies or average potential outcomes, in an environment of its own."""
