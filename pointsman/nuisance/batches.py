@@ -29,6 +29,7 @@ def affine(X: Context, *, coef: NDArray[np.float64], intercept: NDArray[np.float
         intercept: (n_arms,).
     """
     result = np.empty((len(X), coef.shape[1]))
-    for rows in batches(np.arange(len(X)), n_features=coef.shape[0]):
-        result[rows] = X[rows].astype(np.float64) @ coef + intercept
+    for batch in batches(np.arange(len(X)), n_features=coef.shape[0]):
+        rows = slice(batch[0], batch[-1] + 1)  # not copied before they are converted
+        result[rows] = X[rows].astype(np.float64, copy=False) @ coef + intercept
     return result

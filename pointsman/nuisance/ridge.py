@@ -72,31 +72,29 @@ class ArmMoments:
         if total == 0:
             return
         mean_x, mean_y = weight @ x / total, weight @ y / total
-        root = np.sqrt(weight)
         x -= mean_x
-        x *= root[:, None]
-        y = (y - mean_y) * root
+        y = y - mean_y
+        if (weight != 1).any():
+            root = np.sqrt(weight)
+            x *= root[:, None]
+            y *= root
         # Of one array and its own transpose BLAS computes one half only.
-        self._merge(t, total, mean_x, mean_y, x.T @ x, x.T @ y, float(y @ y))
+        self.gram[t] += x.T @ x
+        self.cross[t] += x.T @ y
+        self.spread[t] += y @ y
+        self._shift(t, weight=total, context=mean_x, outcome=mean_y)
 
-    def _merge(
-        self,
-        t: int,
-        weight: float,
-        context: NDArray[np.float64],
-        outcome: float,
-        gram: NDArray[np.float64],
-        cross: NDArray[np.float64],
-        spread: float,
-    ) -> None:
-        # Centred sums are merged with their shift (Chan, Golub and LeVeque 1983): raw sums of squares would cancel
-        # where features are far from zero.
+    def _shift(self, t: int, *, weight: float, context: NDArray[np.float64], outcome: float) -> None:
+        """Bring sums about two means, of arm t and of rounds of this weight, to the mean of both."""
+        # So merged (Chan, Golub and LeVeque 1983), nothing cancels; raw sums of squares would where features are far
+        # from zero.
         total = self.weight[t] + weight
         step_x, step_y = context - self.context[t], outcome - self.outcome[t]
         between = self.weight[t] * weight / total
-        self.gram[t] += gram + between * np.outer(step_x, step_x)
-        self.cross[t] += cross + between * step_x * step_y
-        self.spread[t] += spread + between * step_y**2
+        if between > 0:
+            self.gram[t] += (between * step_x)[:, None] * step_x
+            self.cross[t] += between * step_y * step_x
+            self.spread[t] += between * step_y**2
         self.context[t] += step_x * (weight / total)
         self.outcome[t] += step_y * (weight / total)
         self.weight[t] = total
@@ -107,20 +105,12 @@ class ArmMoments:
             weight=self.weight.copy(),
             context=self.context.copy(),
             outcome=self.outcome.copy(),
-            gram=self.gram.copy(),
-            cross=self.cross.copy(),
-            spread=self.spread.copy(),
+            gram=self.gram + other.gram,
+            cross=self.cross + other.cross,
+            spread=self.spread + other.spread,
         )
         for t in np.flatnonzero(other.weight > 0):
-            merged._merge(
-                int(t),
-                other.weight[t],
-                other.context[t],
-                other.outcome[t],
-                other.gram[t],
-                other.cross[t],
-                other.spread[t],
-            )
+            merged._shift(int(t), weight=other.weight[t], context=other.context[t], outcome=other.outcome[t])
         return merged
 
 
@@ -242,19 +232,19 @@ class PerArmRidge(BaseEstimator):  # type: ignore[misc]
             model._start(served.sum(axis=0) - served[k], mean=mean, n_features=n_features)
             models.append(model)
         for t in range(n_arms):
-            mine = (arm == t) & (weight > 0)
+            mine = np.flatnonzero((arm == t) & (weight > 0))
             shards = []
             for k in range(labels.size):
                 shard = ArmMoments._none(n_arms=1, n_features=n_features)
-                shard._read(0, X, outcome, weight, rows=np.flatnonzero(mine & (position == k)))
+                shard._read(0, X, outcome, weight, rows=mine[position[mine] == k])
                 shards.append(shard)
             for model, rest in zip(models, _without_each(shards), strict=True):
                 if rest.weight[0] > 0:
                     model._take(t, rest, place=0, n_weighted=int(rest.n_rounds[0]))
         predicted = np.empty((len(y), n_arms))
         for k, model in enumerate(models):
-            rows = np.flatnonzero(position == k)
-            predicted[rows] = model.predict(X[rows])
+            for rows in batches(np.flatnonzero(position == k), n_features=n_features):
+                predicted[rows] = model.predict(X[rows])
         return predicted
 
     def predict(self, X: Context) -> PerArm:
@@ -323,11 +313,11 @@ class _Tridiagonal:
         from scipy.linalg import lapack
 
         size = len(matrix)
-        packed, diagonal, beside, scales, info = lapack.dsytrd(matrix, lower=1, lwork=64 * size)
+        packed, diagonal, beside, scales, info = lapack.dsytrd(matrix.T, lower=1, lwork=64 * size)
         assert info == 0  # noqa: S101 - LAPACK fails on wrong arguments only
         if size == 1:
             beside = np.zeros(1)  # what LAPACK's wrapper wants of a matrix that has nothing beside its diagonal
-        return cls(reflectors=packed[1:, :-1], scales=scales, diagonal=diagonal, beside=beside)
+        return cls(reflectors=np.asfortranarray(packed[1:, :-1]), scales=scales, diagonal=diagonal, beside=beside)
 
     def apply(self, vector: NDArray[np.float64], *, transposed: bool) -> NDArray[np.float64]:
         """Return Q' v or Q v."""
