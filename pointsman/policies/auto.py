@@ -66,7 +66,7 @@ class Auto(ComparingPolicy):
 
     name = "auto"
 
-    def __init__(self, *, weight_power: float = 0.5, shrink: float = 0.85, safety: float = 0.25, seed: int = 0) -> None:
+    def __init__(self, *, weight_power: float = 0.5, shrink: float = 0.85, safety: float = 0.1, seed: int = 0) -> None:
         self.weight_power = weight_power
         self.shrink = shrink
         self.safety = safety
