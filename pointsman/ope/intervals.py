@@ -30,8 +30,12 @@ from pointsman.types import ArmIndex, PerArm, PerRound
 Side: TypeAlias = Literal["two-sided", "lower", "upper"]
 """Which ends an interval has; a one-sided one spends all of 1 - level on its end."""
 
-BOLDNESS = 0.5
+BOLDNESS = 0.75
 """Largest part of the capital that one round may take (Waudby-Smith and Ramdas propose 1/2 or 3/4)."""
+
+PRIOR_VARIANCE = 1.0
+"""Added to the sum of squares that bets go by, in squared units: 4 rounds of the largest variance that values in a
+range of one unit can have. With less, the first rounds are bet on too boldly while large weights have yet to come."""
 
 N_BISECTIONS = 45
 """Halvings of the range of a bound: to 3e-14 of it."""
@@ -282,7 +286,7 @@ def empirical_bernstein(
         Maurer and Pontil (2009), COLT, theorem 4.
     """
     tail = tail_of(level, side)
-    _check_values(values, low=low, high=high)
+    check_values(values, low=low, high=high)
     if not math.isfinite(high - low):
         raise InvalidParameterError(
             f"low and high must be finite for empirical_bernstein; got {low} and {high}; "
@@ -301,7 +305,13 @@ def empirical_bernstein(
 
 
 def betting(
-    values: PerRound, *, low: float, high: float, level: float = 0.95, side: Side = "two-sided"
+    values: PerRound,
+    *,
+    low: float,
+    high: float,
+    level: float = 0.95,
+    side: Side = "two-sided",
+    unit: float | None = None,
 ) -> tuple[float, float]:
     """Return bounds of the mean by betting, valid at every number of rounds: see the module.
 
@@ -319,6 +329,8 @@ def betting(
         high: Largest value that can occur, known beforehand.
         level: Least coverage.
         side: Which ends; the other end is `low` or `high`.
+        unit: How much values vary, roughly, by what is known beforehand; high - low where None, 1 where that is
+            infinite. The bound holds whatever it is, and is tighter where it is about right.
 
     Raises:
         InvalidParameterError: A value lies outside [low, high], or an argument breaks its rule.
@@ -327,19 +339,21 @@ def betting(
         Waudby-Smith and Ramdas (2024), JRSSB 86(1): the hedged capital, whose two sides are these.
     """
     log_threshold = -math.log(tail_of(level, side))
-    _check_values(values, low=low, high=high)
+    check_values(values, low=low, high=high)
     if (side != "upper" and not math.isfinite(low)) or (side != "lower" and not math.isfinite(high)):
         raise InvalidParameterError(
             f"low must be finite for a lower end and high for an upper one; got {low} and {high} with side = {side!r}"
         )
-    return (
-        low
-        if side == "upper"
-        else capital_bound(Wager(values, floor=low), highest_mean=high, log_threshold=log_threshold),
-        high
-        if side == "lower"
-        else -capital_bound(Wager(-values, floor=-high), highest_mean=-low, log_threshold=log_threshold),
-    )
+    if unit is None:
+        unit = high - low if math.isfinite(high - low) else 1.0
+    elif not 0 < unit < math.inf:
+        raise InvalidParameterError(f"unit must be positive and finite; got {unit}")
+    lower, upper = low, high
+    if side != "upper":
+        lower = capital_bound(Wager(values, low, unit), highest_mean=high, log_threshold=log_threshold)
+    if side != "lower":
+        upper = -capital_bound(Wager(-values, -high, unit), highest_mean=-low, log_threshold=log_threshold)
+    return lower, upper
 
 
 def off_policy_bounds(
@@ -428,6 +442,8 @@ class Wager(NamedTuple):
     """Values of the mean asked for."""
     floor: float
     """Smallest gain that can occur."""
+    unit: float = 1.0
+    """How much gains vary, roughly."""
     control: PerRound | None = None
     """Values of mean zero; None where there are none."""
     largest_control: float = math.inf
@@ -461,12 +477,9 @@ def off_policy_wagers(
 
     Arguments and errors as for `off_policy_bounds`.
     """
+    check_ranges(outcome_range=outcome_range, largest_weight=largest_weight)
     lowest, highest = outcome_range
-    if not (math.isfinite(lowest) and math.isfinite(highest) and lowest < highest):
-        raise InvalidParameterError(f"outcome_range must be finite and increasing; got {outcome_range}")
-    if not largest_weight > 0:
-        raise InvalidParameterError(f"largest_weight must be positive; got {largest_weight}")
-    _check_values(outcome, low=lowest, high=highest, name="outcome")
+    check_values(outcome, low=lowest, high=highest, name="outcome")
     invalid = ~((propensity > 0) & (propensity <= 1))
     if invalid.any():
         raise InvalidParameterError(f"propensity must be in (0, 1]; got {propensity[invalid][0]}")
@@ -517,7 +530,7 @@ def _wager(
     # An arm that neither policy moves needs no prediction.
     expected = np.where(change != 0, np.where(change > 0, change * mu, -change * (1 - mu)), 0.0).sum(axis=1)
     at_arm = np.where(own > 0, up * mu[rows, arm], np.where(own < 0, down * (1 - mu[rows, arm]), 0.0))
-    return Wager(gain, floor, at_arm - expected, largest_weight)
+    return Wager(gain, floor, control=at_arm - expected, largest_control=largest_weight)
 
 
 class Bets(NamedTuple):
@@ -531,9 +544,14 @@ class Bets(NamedTuple):
         """Return log(1 + b (payoff - mean)), b the size or what `BOLDNESS` allows at this mean, if that is less.
 
         Falls in `mean`: a bet that is cut to BOLDNESS / (mean - lowest) grows by 1 - BOLDNESS + BOLDNESS (payoff -
-        lowest) / (mean - lowest), which does. Means along the last axis; above `lowest`.
+        lowest) / (mean - lowest), which does. Broadcasts; means above `lowest`.
         """
         return np.log1p(np.minimum(self.size, BOLDNESS / (mean - self.lowest)) * (self.payoff - mean))
+
+    def on_grid(self, means: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
+        """Return (n_rows, n_means) log growth in some rounds at several means."""
+        column = Bets(*(part[rows, None] for part in self))
+        return column.log_growth(means)
 
 
 def place_bets(
@@ -541,11 +559,10 @@ def place_bets(
 ) -> tuple[Bets, NDArray[np.float64]]:
     """Return bets that depend on the rounds before each only, and the moments after the last.
 
-    Were the variance v known, a bet b would reach the threshold L after T rounds at the mean that is
-    L / (b T) + b v / 2 below; both b = sqrt(2 L / (v T)), or as much as can be afforded, and the share of the control
-    minimise that, with moments of the rounds before, and T the horizon. After the horizon T_i = i ln(1 + i) /
-    ln(1 + horizon), so that bets shrink slowly enough for the bound to reach the mean. No bet is placed before a gain
-    above the floor was seen, which makes bets indifferent to the unit.
+    Betting b on every round, with v the variance of gain - s control, the capital reaches exp(L) after T rounds at
+    means that are L / (b T) + b v / 2 or more below the true one. b = sqrt(2 L / (v T)), or as much as can be afforded
+    at share s, and s itself minimise that distance, with v of the rounds before and T the horizon. From the horizon on
+    T is i ln(1 + i) / ln(1 + horizon) in round i, so that bets shrink slowly enough for the bound to reach the mean.
 
     Args:
         wager: What is bet on.
@@ -569,17 +586,14 @@ def place_bets(
     clock = np.where(position <= horizon, float(horizon), position * np.log1p(position) / math.log1p(horizon))
     size, share = np.zeros(gain.size), np.zeros(gain.size)
     least = np.full(gain.size, np.inf)
-    seen = mean > 0
     for candidate in np.linspace(0.0, 1.0, N_CONTROL_SHARES) if usable else (0.0,):
         left = variance - 2 * candidate * covariance + candidate**2 * control_variance
-        # The square of the mean stands for the variance until there is one.
-        left = (mean**2 + n_before * np.maximum(left, 0.0)) / position
-        depth = mean if candidate == 0 else mean + candidate * wager.largest_control
-        with np.errstate(divide="ignore", invalid="ignore"):
-            wish = np.sqrt(2 * log_threshold / (left * clock))
-            bet = np.minimum(wish, BOLDNESS / depth)
-            distance = log_threshold / (bet * clock) + bet * left / 2
-        better = seen & (distance < least)
+        left = (PRIOR_VARIANCE * wager.unit**2 + n_before * np.maximum(left, 0.0)) / position
+        wish = np.sqrt(2 * log_threshold / (left * clock))
+        with np.errstate(divide="ignore"):
+            bet = np.minimum(wish, BOLDNESS / (mean + (candidate * wager.largest_control if usable else 0.0)))
+        distance = log_threshold / (bet * clock) + bet * left / 2
+        better = distance < least
         least[better], size[better], share[better] = distance[better], wish[better], candidate
     lowest = wager.floor - (share * wager.largest_control if usable else np.zeros(gain.size))
     return Bets(wager.gain - share * control, lowest, size), sums[:, -1]
@@ -623,7 +637,25 @@ def tail_of(level: float, side: Side) -> float:
     return (1 - level) / 2 if side == "two-sided" else 1 - level
 
 
-def _check_values(values: PerRound, *, low: float, high: float, name: str = "values") -> None:
+def check_ranges(*, outcome_range: tuple[float, float], largest_weight: float) -> None:
+    """Raise unless outcomes have a range and weights can be as large as is said.
+
+    Raises:
+        InvalidParameterError: They do not.
+    """
+    lowest, highest = outcome_range
+    if not (math.isfinite(lowest) and math.isfinite(highest) and lowest < highest):
+        raise InvalidParameterError(f"outcome_range must be finite and increasing; got {outcome_range}")
+    if not largest_weight > 0:
+        raise InvalidParameterError(f"largest_weight must be positive; got {largest_weight}")
+
+
+def check_values(values: PerRound, *, low: float, high: float, name: str = "values") -> None:
+    """Raise unless there are values and all lie in [low, high].
+
+    Raises:
+        InvalidParameterError: They do not.
+    """
     if values.ndim != 1 or values.size == 0:
         raise InvalidParameterError(f"{name} must be (n_rounds,) with at least one round; got {values.shape}")
     if not low < high:
