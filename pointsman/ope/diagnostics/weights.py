@@ -11,6 +11,7 @@ from pointsman.types import PerRound
 
 _TOP_SHARE = 0.01
 _LEAST_TAIL = 5
+_SAME = 1e-9
 _LEAST_CURVATURE = 1e-6
 
 
@@ -48,7 +49,8 @@ def pareto_k(weight: PerRound) -> float:
 
     A generalised Pareto distribution fitted to the excess of the M largest weights over the next, M = min(n / 5,
     3 sqrt(n)) of n positive weights, with k drawn towards 1/2 by as much as ten rounds weigh. NaN where fewer than five
-    weights exceed the next, as on small logs or where the largest weights are all the same: there is no tail to fit.
+    weights exceed the next, as on small logs, or five are the largest, as where propensities take few values: there is
+    no tail to fit.
 
     References:
         Zhang and Stephens (2009), Technometrics 51(3): the fit; Vehtari, Simpson, Gelman, Yao and Gabry (2024), JMLR
@@ -64,14 +66,15 @@ def pareto_k(weight: PerRound) -> float:
 def largest_to_expect(weight: PerRound, *, times: float = 10.0) -> float:
     """Return the largest weight that a log this many times as long would hold, by the fitted tail.
 
-    With M excesses over u and the fitted shape k and scale s, u + s / k ((times M)^k - 1); the largest weight at hand
-    where that is more, or there is no tail to fit.
+    With M excesses over u and the fitted shape k, at most 1 as weights have a mean, and scale s,
+    u + s / k ((times M)^k - 1); the largest weight at hand where that is more, or there is no tail to fit.
     """
     largest = float(weight.max())
     excess, threshold = _tail(weight)
     if excess.size < _LEAST_TAIL:
         return largest
     shape, scale = _fit(excess)
+    shape = min(shape, 1.0)
     return max(largest, threshold + scale * math.expm1(shape * math.log(times * excess.size)) / shape)
 
 
@@ -96,6 +99,8 @@ def _tail(weight: PerRound) -> tuple[NDArray[np.float64], float]:
         return np.zeros(0), math.nan
     largest = np.sort(np.partition(positive, -n_tail - 1)[-n_tail - 1 :])
     excess = largest[1:] - largest[0]
+    if np.count_nonzero(excess >= excess[-1] * (1 - _SAME)) >= _LEAST_TAIL:
+        return np.zeros(0), float(largest[0])  # weights of a few values, which end at the largest
     return excess[excess > 1e-12 * largest[-1]], float(largest[0])
 
 
