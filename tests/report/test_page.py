@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import importlib.resources
@@ -178,14 +179,16 @@ def test_the_policy_allows_these_scripts_and_this_style_and_nothing_else():
     assert len(inline) == 3
     for script, style in inline:
         digest = hashlib.sha256((script or style).encode()).digest()
-        assert f"'sha256-{__import__('base64').b64encode(digest).decode()}'" in allowed
+        assert f"'sha256-{base64.b64encode(digest).decode()}'" in allowed
     assert allowed.startswith("default-src 'none';")
     assert "unsafe" not in allowed
 
 
 def test_nothing_refers_to_anything_outside():
     """No element loads anything, and every link stays on the page."""
-    for tag, attributes in _Outline(render(_poisoned(make_example()))).tags:
+    page = render(_poisoned(make_example()))
+    assert "sourceMappingURL" not in page
+    for tag, attributes in _Outline(page).tags:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
         assert not {"src", "srcset", "action", "background"} & set(attributes)
         assert (attributes.get("href") or "#").startswith("#")
@@ -200,6 +203,20 @@ def test_every_plot_has_a_caption_and_a_table():
     assert len(figures) == len(plots) == 10
     assert page.count("The numbers, as a table") == 8  # the three differences share theirs
     assert "<noscript>" in page
+
+
+def test_many_pairs_are_drawn_apart():
+    """With more than three pairs a plot of differences shows one policy compared with at a time, the verdict's first."""
+    evaluation = make_example()
+    rivals = [{**row, "policy": "rival"} for row in evaluation["comparisons"]]
+    evaluation["comparisons"] = rivals + evaluation["comparisons"]
+
+    plots = json.loads(render(evaluation).partition('id="plots">')[2].partition("</script>")[0])
+
+    panels = next(plot["panels"] for plot in plots if plot["id"] == "plot-difference-utility")
+    assert [panel["label"] for panel in panels] == ["always gpt-4", "logging"]
+    assert panels[0]["series"][0]["label"] == "auto minus always gpt-4"
+    assert len(panels[0]["series"]) == 2
 
 
 def test_every_number_of_the_rows_stands_in_a_table():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pointsman.report.markup import Html, absent, join, numbers, paragraph, term, words
 from pointsman.report.plots import Axis, Panel, Plot, Point, Rule, Series, dodge, spans_decades
-from pointsman.report.quantities import OUTCOMES, POINTS, USD, Span, brief, drawn_interval
+from pointsman.report.quantities import OUTCOMES, POINTS, USD, Span, Unit, brief, drawn_interval
 from pointsman.report.reading import Evaluated, distinct, number, string
 from pointsman.report.sections.base import Section, dial, plotted
 from pointsman.types import State
@@ -21,7 +21,8 @@ def frontier(evaluated: Evaluated) -> Section:
     series = [
         Series(
             label=name,
-            points=tuple(_place(row) for row in sorted(_of(found, name), key=_trade_off)),
+            # The trade-offs are the same on every line: written once they are enough.
+            points=tuple(_place(row, labelled=name == moving[0]) for row in sorted(_of(found, name), key=_trade_off)),
             slot=evaluated.slot(name),
             line=True,
             band=True,
@@ -70,7 +71,7 @@ def _of(found: list[State], policy: str) -> list[State]:
     return [row for row in found if string(row, "policy") == policy]
 
 
-def _place(row: State) -> Point:
+def _place(row: State, *, labelled: bool = True) -> Point:
     quality, cost = number(row, "quality"), number(row, "cost_usd")
     quality_ends = (number(row, "quality_low"), number(row, "quality_high"))
     cost_ends = (number(row, "cost_usd_low"), number(row, "cost_usd_high"))
@@ -87,7 +88,7 @@ def _place(row: State) -> Point:
             f"quality {POINTS.estimate(quality, *quality_ends)}",
             f"{USD.estimate(cost, *cost_ends)} per 1,000 requests",
         ),
-        label=brief(at) if at is not None else policy.removeprefix("always "),
+        label=None if not labelled else policy.removeprefix("always ") if at is None else brief(at),
     )
 
 
@@ -159,36 +160,48 @@ def _dial_plot(
 ) -> Plot:
     unit = OUTCOMES[outcome]
     groups = list(evaluated.groups(found, "policy", "against"))
-    series = []
-    for k, ((policy, against), those) in enumerate(groups):
-        points = []
-        for row in those:
-            here = number(row, "quality_per_usd")
-            value, low, high = (number(row, key) for key in ("value", "ci_low", "ci_high"))
-            if here is not None:
-                points.append(
-                    Point(
-                        x=at.index(here) + dodge(k, len(groups)),
-                        y=unit.scaled(value),
-                        y_low=unit.scaled(low),
-                        y_high=unit.scaled(high),
-                        name=f"{policy} minus {against}",
-                        notes=(unit.estimate(value, low, high, signed=True), dial(here)),
-                    )
-                )
-        series.append(Series(label=f"{policy} minus {against}", points=tuple(points), slot=k, line=True))
+    # More than three lines in one plot are hard to follow: then each policy compared with has a plot of its own.
+    crowded = len(groups) > 3
+    panels = []
+    for shown in distinct(against for (_, against), _ in groups) if crowded else [""]:
+        those = [group for group in groups if not crowded or group[0][1] == shown]
+        series = tuple(
+            Series(
+                label=f"{policy} minus {against}",
+                points=tuple(_step(row, at, aside=dodge(k, len(those)), unit=unit) for row in rows),
+                slot=evaluated.slot(policy) if crowded else k,
+                line=True,
+            )
+            for k, ((policy, against), rows) in enumerate(those)
+        )
+        panels.append(
+            Panel(
+                label=shown,
+                x=Axis(title="trade-off (quality per USD)", ticks=tuple(brief(each) for each in at)),
+                y=Axis(title=axis, unit=unit.axis),
+                series=series,
+                rules=(Rule(axis="y", at=0, strong=True),),
+            )
+        )
     return Plot(
         id=f"plot-difference-{outcome.replace('_', '-')}",
         title=title,
         caption=f"{reading} Bars are {evaluated.level} intervals; one that crosses zero is undecided.",
-        panels=(
-            Panel(
-                x=Axis(title="trade-off (quality per USD)", ticks=tuple(brief(each) for each in at)),
-                y=Axis(title=axis, unit=unit.axis),
-                series=tuple(series),
-                rules=(Rule(axis="y", at=0, strong=True),),
-            ),
-        ),
+        panels=tuple(panels),
+        menu="Against",
+    )
+
+
+def _step(row: State, at: list[float], *, aside: float, unit: Unit) -> Point:
+    here = number(row, "quality_per_usd")
+    value, low, high = (number(row, key) for key in ("value", "ci_low", "ci_high"))
+    return Point(
+        x=None if here is None else at.index(here) + aside,
+        y=unit.scaled(value),
+        y_low=unit.scaled(low),
+        y_high=unit.scaled(high),
+        name=f"{string(row, 'policy')} minus {string(row, 'against')}",
+        notes=(unit.estimate(value, low, high, signed=True), dial(here)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pointsman.report.markup import Html, absent, folded, join, numbers, paragraph, table, tag, term, words
+from pointsman.report.markup import Html, absent, bullets, folded, join, numbers, paragraph, table, tag, term, words
 from pointsman.report.plots import Axis, Panel, Plot, Point, Rule, Series, dodge, spans_decades
 from pointsman.report.quantities import PLAIN, POINTS, SHARE, UNKNOWN, USD, brief, count, percent
 from pointsman.report.reading import Evaluated, distinct, floats, number, rows, string, texts
@@ -136,24 +136,28 @@ def _overlap(evaluated: Evaluated, plots: list[Plot]) -> Html:
         " measures. Where it is too small for a normal interval, one that holds for any sample size stands instead.",
     )
     here = [row for row in found if number(row, "quality_per_usd") in (evaluated.quality_per_usd, None)] or found
+    doubts: dict[tuple[str, str], list[str]] = {}
+    for row in found:
+        for reason in texts(row, "reasons"):
+            at = number(row, "quality_per_usd")
+            doubts.setdefault((string(row, "policy"), reason), []).append("any" if at is None else brief(at))
     reasons = [
-        paragraph(tag("strong", f"{string(row, 'policy')}, {dial(number(row, 'quality_per_usd'))}: "), reason)
-        for row in found
-        for reason in texts(row, "reasons")
+        join(tag("strong", policy), f" at trade-off {', '.join(places)}: {reason}")
+        for (policy, reason), places in doubts.items()
     ]
     return join(
         explained,
         _overlap_table(here),
         paragraph(
-            "\u201cTop 1% carry\u201d is the share of all weight on the heaviest rounds. \u201cPareto k\u201d above "
-            "0.7 means a tail so heavy that averages settle slowly. \u201cNever logged\u201d is the share of what the "
-            "policy would choose that the log\u2019s policy could not have chosen.",
+            "The mean weight should be close to 1. \u201cTop 1% carry\u201d is the share of all weight on the heaviest "
+            "rounds. \u201cPareto k\u201d above 0.7 means a tail so heavy that averages settle slowly. \u201cNever "
+            "logged\u201d is the share of what the policy would choose that the log\u2019s could not have.",
             class_="quiet",
         ),
         folded(f"At every trade-off ({len(found)} rows)", _overlap_table(found), printed=False)
         if len(here) < len(found)
         else None,
-        folded(f"Why some intervals are not normal ({len(reasons)})", *reasons) if reasons else None,
+        folded("Why some intervals are not normal", bullets(reasons)) if reasons else None,
         _weights(evaluated, found, plots),
     )
 
@@ -166,6 +170,8 @@ def _overlap_table(found: list[State]) -> Html:
             numbers("trade-off"),
             numbers("effective"),
             numbers("of rounds"),
+            numbers("smallest propensity"),
+            numbers("mean weight"),
             numbers("largest weight"),
             numbers("top 1% carry"),
             numbers("Pareto k"),
@@ -183,6 +189,8 @@ def _overlap_line(row: State) -> list[str]:
         "any" if number(row, "quality_per_usd") is None else brief(number(row, "quality_per_usd")),
         count(number(row, "effective_sample_size")),
         count(number(row, "n_rounds")),
+        brief(number(row, "smallest_propensity")),
+        brief(number(row, "mean_weight")),
         brief(number(row, "largest_weight")),
         percent(number(row, "top_weight_share")),
         brief(number(row, "pareto_k")),
@@ -452,21 +460,35 @@ def _sensitivity(evaluated: Evaluated, plots: list[Plot]) -> Html:
         menu="Pair",
     )
     plots.append(plot)
+    gammas = sorted(
+        {gamma for row in found for each in rows(row, "rows") if (gamma := number(each, "gamma")) is not None}
+    )
     listed = plotted(
         "Sensitivity",
-        [words("pair"), numbers("trade-off"), numbers("overturned from Gamma"), words("bounds by Gamma")],
+        [
+            words("pair"),
+            numbers("trade-off"),
+            numbers("overturned from Gamma"),
+            *(numbers(f"at {brief(gamma)}") for gamma in gammas),
+        ],
         [
             [
                 f"{string(row, 'policy')} minus {string(row, 'against')}",
                 brief(number(row, "quality_per_usd")),
                 brief(number(row, "flip_gamma")),
-                "; ".join(
-                    f"{brief(number(each, 'gamma'))}: "
-                    f"{POINTS.interval(number(each, 'low'), number(each, 'high'), signed=True)}"
-                    for each in rows(row, "rows")
-                ),
+                *_bounds(row, gammas),
             ]
             for row in found
         ],
     )
     return join(explained, plot.figure(), listed)
+
+
+def _bounds(row: State, gammas: list[float]) -> list[str]:
+    by_gamma = {number(each, "gamma"): each for each in rows(row, "rows")}
+    return [
+        POINTS.interval(number(by_gamma[gamma], "low"), number(by_gamma[gamma], "high"), signed=True)
+        if gamma in by_gamma
+        else UNKNOWN
+        for gamma in gammas
+    ]

@@ -37,8 +37,8 @@ def verdict(evaluated: Evaluated) -> Html:
         tag("h1", sentence),
         _interval(evaluated, kind),
         _tiles(evaluated),
-        _meanings(evaluated),
         _doubts(evaluated),
+        _meanings(evaluated),
         id="verdict",
         class_=kind,
     )
@@ -49,7 +49,7 @@ def _interval(evaluated: Evaluated, kind: str) -> Html | None:
     value, low, high = (number(headline, key) for key in ("value", "ci_low", "ci_high"))
     if value is None or low is None or high is None or not math.isfinite(high - low):
         return paragraph("There is no interval to draw: see the warnings below.", class_="absent")
-    span = Span.over(value, low, high, margin=0.14)
+    span = Span.over(value, low, high, margin=0.18)
     decimals = POINTS.decimals(value, low, high)
     # Side by side, the numbers under a narrow interval would run into each other.
     narrow = high - low < 0.3 * (span.high - span.low)
