@@ -206,7 +206,7 @@ def test_every_plot_has_a_caption_and_a_table():
 
 
 def test_many_pairs_are_drawn_apart():
-    """With more than three pairs a plot of differences shows one policy compared with at a time, the verdict's first."""
+    """Beyond three pairs, a plot of differences shows one policy compared with at a time, the verdict's first."""
     evaluation = make_example()
     rivals = [{**row, "policy": "rival"} for row in evaluation["comparisons"]]
     evaluation["comparisons"] = rivals + evaluation["comparisons"]

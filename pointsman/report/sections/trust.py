@@ -241,11 +241,15 @@ def _weights(evaluated: Evaluated, found: list[State], plots: list[Plot]) -> Htm
         menu="Policy",
     )
     plots.append(plot)
-    shown = panels[0].series[0].points
     listed = plotted(
         "Weights",
-        [words("policy and weight"), numbers("rounds")],
-        [[f"{panels[0].label}: {point.name}", count(point.y or 0)] for point in shown],
+        [words("policy"), words("weight"), numbers("rounds")],
+        [
+            [panel.label, point.name.removeprefix("weight "), count(point.y)]
+            for panel in panels
+            for point in panel.series[0].points
+            if point.y is not None
+        ],
     )
     return join(plot.figure(), listed)
 
