@@ -331,6 +331,18 @@ def test_inverse_propensities_tell_an_arm_that_could_not_be_chosen(rng):
         check_inverse_propensities(arm=arm, propensity=propensity, n_arms=2)
 
 
+def test_z_is_in_standard_errors_of_the_mean():
+    """1,100 of 2,000 where 1,000 were to be expected: nearly symmetric, so the correction for skewness is under 2%."""
+    arm = (np.arange(2_000) < 1_100).astype(np.int64)
+
+    with pytest.warns(CalibrationWarning):
+        found = check_inverse_propensities(arm=arm, propensity=np.full(2_000, 0.5), n_arms=2)
+
+    z = np.sqrt(2_000) * 0.1 / (2 * np.sqrt(0.55 * 0.45))
+    assert found.mean == pytest.approx([0.9, 1.1])
+    assert found.z == pytest.approx([-z, z], rel=0.02)
+
+
 def test_weights_restore_balance(rng):
     """Before weighting an arm's rounds lean to one side, after it they do not."""
     log = synthetic.linear(n_rounds=20_000, n_features=4, n_arms=3, rng=rng, strength=1.0)
@@ -397,7 +409,7 @@ def test_p_values_of_missingness_are_uniform(rng):
         context, arm = rng.normal(size=(300, 5)), rng.integers(0, 3, 300)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = check_missingness(missing=rng.random(300) < 0.2, arm=arm, context=context, n_arms=3)
+            found = check_missingness(missing=rng.random(300) < 0.5, arm=arm, context=context, n_arms=3)
         below += [found.arm_p_value < 0.1, found.context_p_value < 0.1]
 
     band = synthetic.FALSE_FAILURE_Z * np.sqrt(0.1 * 0.9 / 400)
@@ -406,13 +418,15 @@ def test_p_values_of_missingness_are_uniform(rng):
 
 def test_what_outcomes_go_missing_by_is_named(seed, rng):
     """An arm whose outcomes are lost, or prompts whose are, at a shift far beyond noise."""
-    log = synthetic.linear(n_rounds=2_000, n_features=5, n_arms=3, rng=rng, strength=0.5)
+    log = synthetic.linear(n_rounds=2_000, n_features=5, n_arms=3, rng=rng, strength=1.5)
     by_arm = rng.random(2_000) < np.array([0.05, 0.05, 0.3])[log.arm]
     by_context = rng.random(2_000) < np.where(log.context[:, 2] > 0, 0.3, 0.05)
     arrays = {"arm": log.arm, "context": log.context, "n_arms": 3}
 
     with pytest.warns(MissingOutcomeWarning, match="depends on the arm: .* of the rounds of large lack it"):
-        check_missingness(missing=by_arm, **arrays, arm_names=["a", "b", "large"])
+        found = check_missingness(missing=by_arm, **arrays, arm_names=["a", "b", "large"])
+    # Prompts differ between arms here: within one they go missing alike.
+    assert found.context_p_value > 1e-6
     with pytest.warns(MissingOutcomeWarning, match=r"depends on the prompt: feature 2 is \+0\.\d\d"):
         found = check_missingness(missing=by_context, **arrays)
     assert found.arm_p_value > 1e-6

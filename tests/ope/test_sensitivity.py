@@ -218,6 +218,28 @@ def test_sharp_bounds_are_tighter_where_the_context_tells_outcomes_apart(seed, r
     assert wide.high[0] - wide.low[0] > 0.15
 
 
+@pytest.mark.parametrize("gamma", [1.5, 4.0])
+def test_the_sharp_bound_is_that_of_the_outcomes_tail(seed, rng, gamma):
+    """Uniform outcomes: the mean of the upper tail of size 1 / (1 + gamma) is 1 - 1 / (2 (1 + gamma))."""
+    n_rounds = 20_000
+    tail = 1 - 1 / (2 * (1 + gamma))
+    rho = 0.5 / gamma + (1 - 1 / gamma) * tail
+
+    low, high = sharp_bounds(
+        arm=rng.integers(0, 2, n_rounds),
+        outcome=rng.random(n_rounds),
+        propensity=np.full(n_rounds, 0.5),
+        predicted=np.full((n_rounds, 2), 0.5),
+        target_probs=np.tile([1.0, 0.0], (n_rounds, 1)),
+        gamma=gamma,
+        fold=folds(n_rounds),
+    )
+
+    expected = (0.5 + rho) / 2
+    assert abs(high.value - expected) < synthetic.FALSE_FAILURE_Z * high.standard_error
+    assert abs(low.value - (1 - expected)) < synthetic.FALSE_FAILURE_Z * low.standard_error
+
+
 @pytest.mark.parametrize("n_resamples", [0, 40])
 def test_a_conclusion_flips_where_its_lower_bound_reaches_zero(seed, rng, n_resamples):
     """Just before the flip the lower bound, or lower end, is positive, just after it is not."""
