@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.intervals import Mean, holm, ratio
+from benchmarks.markdown import grid as grid
 from benchmarks.units import CEILING, HINDSIGHT, LAMBDAS_SCALED, ORACLE, REFERENCES
 
 AUTO = "auto"
@@ -162,12 +163,6 @@ def write_report(rows: Sequence[dict[str, Any]], *, folder: Path, wanted: int, d
     report = folder / "experiment.md"
     report.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return [report, figure]
-
-
-def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table, and an empty line."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
 def signed(mean: Mean, *, digits: int = 2) -> str:
