@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.markdown import grid
 from benchmarks.peers.logs import BanditLog
-from benchmarks.report import grid
 from pointsman.nuisance.cross_fit import cross_fit_outcomes
 from pointsman.nuisance.ridge import PerArmRidge
 from pointsman.ope.estimate import Estimate, Ratio

@@ -6,13 +6,17 @@ import os
 import subprocess
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import synthetic
 
+from benchmarks.peers import accuracy, speed, streaming
 from benchmarks.peers.agreement import SAME_FOLDS, Comparison, section
 from benchmarks.peers.install import PYTHON, ROOT
 from benchmarks.peers.logs import LOGGERS, SHARE_LEARNED, bandit_from_classes, large_log, policies
-from pointsman.ope.estimators import ips
+from pointsman.ope.estimators import dr, ips, snips
+from pointsman.ope.intervals import joint_intervals
+from pointsman.scores import pseudo_outcomes
 
 
 def classes(rng, *, n_rows=600, n_arms=4):
@@ -98,3 +102,55 @@ def test_values_agree_with_the_peers():
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_a_streamed_log_is_one_log(tmp_path):
+    """Sums of batches give the estimate of all rounds at once, whatever the size of a batch, and cover the truth."""
+    path = tmp_path / "log.parquet"
+    streaming.write_log(path, n_rounds=30_000)
+    log = pq.read_table(path)
+    x = log["x"].to_numpy().astype(np.float64)
+    inputs = {
+        "arm": log["arm"].to_numpy().astype(np.int64),
+        "outcome": log["outcome"].to_numpy().astype(np.float64),
+        "propensity": log["propensity"].to_numpy().astype(np.float64),
+        "target_probs": streaming.target(x),
+    }
+    expected = streaming.EXPECTED + 0.2 * np.tanh(x)[:, None] * streaming.LEANING
+    truth = (inputs["target_probs"] * expected).sum(axis=1).mean()
+    for name, whole in (("ips", ips(**inputs)), ("snips", snips(**inputs))):
+        for batch_rounds in (30_000, 999):
+            sums = streaming.stream(path, name, batch_rounds=batch_rounds)
+            # Sums of 30,000 numbers of size one in double precision.
+            assert sums.value == pytest.approx(whole.value, rel=1e-11)
+            assert sums.standard_error == pytest.approx(whole.standard_error, rel=1e-9)
+        assert abs(whole.value - truth) < synthetic.FALSE_FAILURE_Z * whole.standard_error
+
+
+def test_joint_intervals_by_hand_are_those_of_pointsman(rng):
+    """The plain pipeline that speed is compared with does the same work: its band is Pointsman's, but for draws."""
+    log = large_log(3_000, n_features=20, n_arms=5)
+    targets = policies(log.context, n_arms=5, n_policies=6)
+    predicted = rng.uniform(size=log.propensities.shape)
+    inputs = {"arm": log.arm, "outcome": log.outcome, "propensity": log.propensity, "predicted": predicted}
+    estimates = [dr(**inputs, target_probs=target_probs) for target_probs in targets]
+
+    low, high = speed._from_scores(pseudo_outcomes(**inputs), targets)
+    ours = joint_intervals([each.value for each in estimates], [each.influence for each in estimates])
+
+    np.testing.assert_allclose((low + high) / 2, [each.value for each in estimates], rtol=1e-10)
+    # The 95% quantile of 1,000 draws has a standard error of sqrt(.95 x .05 / 1000) / density, the density of the
+    # largest of six |normals| being about 0.2 there: 0.035 of a critical value of about 2.6.
+    np.testing.assert_allclose(high - low, ours.high - ours.low, rtol=synthetic.FALSE_FAILURE_Z * 0.035 / 2.6)
+
+
+def test_errors_are_summed_up_as_ratios_of_mean_squares():
+    """Half the error everywhere is a quarter of the mean square, exactly, and no method is better than the best."""
+    errors = np.array([1.0, -2.0, 0.5, 3.0])
+    found = {"world": {"pointsman dr": errors / 2, "obp DoublyRobust": errors}}
+
+    assert accuracy._ratio(errors / 2, errors) == pytest.approx((0.25, 0.25, 0.25))
+    assert accuracy._best(found["world"], "obp") == "obp DoublyRobust"
+    value, half_width = accuracy._root_mean_square(errors)
+    assert value == pytest.approx(np.sqrt(14.25 / 4))
+    assert half_width == pytest.approx(1.96 * np.std(errors**2, ddof=1) / 2 / (2 * value))
