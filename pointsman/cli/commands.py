@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,6 @@ from pointsman.cli.app import app
 from pointsman.cli.options import (
     CostColumn,
     Json,
-    Lambdas,
     Models,
     Propensity,
     QualityColumn,
@@ -21,7 +20,7 @@ from pointsman.cli.options import (
     read_table_file,
     split_names,
 )
-from pointsman.cli.show import grid, interval, make_console, number, per_thousand, print_json
+from pointsman.cli.show import grid, make_console, number, per_thousand, print_json
 from pointsman.errors import InvalidParameterError, PointsmanError
 
 if TYPE_CHECKING:
@@ -178,149 +177,6 @@ def fit(
     said = {"logged": "logged", "estimated": "estimated", "both": "logged where known, else estimated"}
     console.print(f"propensities: {said[facts.propensities]}")
     console.print(f"{facts.method} learned from {facts.n_rounds:,} rounds; router in {out}", style="bold")
-
-
-@app.command(epilog="Example: pointsman evaluate router held_out.parquet --quality-per-usd 0 --quality-per-usd 50")
-def evaluate(
-    routers_and_log: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ROUTER... LOG",
-            help="Router folders, 'always MODEL' or 'logging'; and, last, a log that no router was fitted on.",
-        ),
-    ],
-    quality_per_usd: Lambdas = None,
-    level: Annotated[float, typer.Option("--level", help="Coverage of the intervals, in (0, 1).")] = 0.95,
-    propensity: Propensity = "auto",
-    cross_fit: Annotated[
-        bool, typer.Option("--cross-fit", help="Refit the router's method by fold and evaluate it out of fold.")
-    ] = False,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Estimate from a log what a router would have achieved, with intervals and diagnostics.
-
-    Rounds the router was fitted on are never read; with --cross-fit its method is refitted without them.
-    """
-    from pointsman.logs import read_log
-    from pointsman.pipeline import evaluate as estimate
-    from pointsman.pipeline import evaluate_cross_fitted
-    from pointsman.registry import load_router
-    from pointsman.router import Router
-
-    *names, path = routers_and_log
-    if not names:
-        raise InvalidParameterError(f"evaluate needs a router and a log; got only {path!r}")
-    targets = [name if name == "logging" or name.startswith("always ") else load_router(name) for name in names]
-    rounds = read_log(path)
-    options: dict[str, Any] = {
-        "quality_per_usd": quality_per_usd or None,
-        "level": level,
-        "propensity": propensity,
-        "seed": seed,
-        "show_progress": not as_json,
-    }
-    if cross_fit:
-        if len(targets) > 1 or not isinstance(targets[0], Router):
-            raise InvalidParameterError(f"--cross-fit needs exactly one router; got {names}")
-        found = evaluate_cross_fitted(targets[0], rounds, **options)
-    else:
-        found = estimate(targets, rounds, **options)
-    if as_json:
-        typer.echo(found.to_json())
-        return
-    console = make_console()
-    several = len(targets) > 1
-    console.print(
-        grid(
-            *(["policy"] if several else []),
-            "quality per USD",
-            "estimator",
-            "utility",
-            f"{level:.0%} interval",
-            "quality",
-            "USD per 1,000",
-            "effective rounds",
-            rows=[
-                [
-                    *([row["policy"]] if several else []),
-                    f"{row['quality_per_usd']:.4g}",
-                    row["estimator"],
-                    f"{row['value']:.4f}",
-                    interval(row["ci_low"], row["ci_high"]),
-                    number(row["quality"]),
-                    per_thousand(row["cost_usd"]),
-                    f"{row['ess']:,.0f}",
-                ]
-                for row in found.rows
-            ],
-        )
-    )
-    notes = found.diagnostics
-    console.print(f"{notes['n_rounds']:,} rounds read; propensities {notes['propensities']}")
-    if notes["n_left_out_training"]:
-        console.print(f"{notes['n_left_out_training']:,} rounds left out: a router was fitted on them")
-    if notes["n_left_out_fallback"]:
-        console.print(f"{notes['n_left_out_fallback']:,} rounds left out: fallbacks, which nobody chose")
-    if notes["cross_fitted"]:
-        console.print(f"cross-fitted: {notes['n_folds']} routers, each on the rounds it never saw")
-    console.print("dm has no interval: its bias is that of the outcome model, and unknown", style="dim")
-
-
-@app.command(epilog="Example: pointsman score router log.truth.parquet --quality-per-usd 0")
-def score(
-    router: Annotated[Path, typer.Argument(metavar="ROUTER", help="Router folder.")],
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Full feedback: .parquet, .jsonl or .csv.")],
-    quality_per_usd: Lambdas = None,
-    quality_column: QualityColumn = "quality",
-    cost_column: CostColumn = "cost_usd",
-    models: Models = None,
-    where: Where = None,
-    as_json: Json = False,
-) -> None:
-    """Measure a router's true value, its regret and the share of the gap it closes, where every outcome is known."""
-    from pointsman.pipeline import score as measure
-    from pointsman.registry import load_router
-
-    loaded = load_router(router)
-    full = read_table_file(table, quality_column=quality_column, cost_column=cost_column, models=models, where=where)
-    found = measure(loaded, full, quality_per_usd=quality_per_usd or None, show_progress=not as_json)
-    if as_json:
-        typer.echo(found.to_json())
-        return
-    console = make_console()
-    console.print(
-        grid(
-            "quality per USD",
-            "utility",
-            "quality",
-            "USD per 1,000",
-            "best single model",
-            "its utility",
-            "oracle",
-            "regret",
-            "gap closed",
-            rows=[
-                [
-                    f"{row['quality_per_usd']:.4g}",
-                    f"{row['value']:.4f}",
-                    number(row["quality"]),
-                    per_thousand(row["cost_usd"]),
-                    row["best_single_model"],
-                    f"{row['best_single_value']:.4f}",
-                    f"{row['oracle_value']:.4f}",
-                    f"{row['regret']:.4f}",
-                    f"{row['share_of_gap_closed']:.1%}",
-                ]
-                for row in found.rows
-            ],
-        )
-    )
-    notes = found.diagnostics
-    console.print(f"{notes['n_prompts']:,} prompts")
-    for key, said in (("models_not_in_table", "the table"), ("models_not_in_router", "the router")):
-        if notes[key]:
-            console.print(f"left out, {said} does not have them: {', '.join(notes[key])}")
 
 
 @app.command(epilog='Example: pointsman route router "What is 17 * 23?" --quality-per-usd 50')

@@ -1,9 +1,18 @@
 """Off-policy evaluation: what judges a policy. It reads arrays and knows no policy."""
 
-from pointsman.ope.diagnostics import Diagnostics, diagnose, effective_sample_size
+from pointsman.ope.diagnostics import (
+    Diagnostics,
+    Gate,
+    check_balance,
+    check_inverse_propensities,
+    check_missingness,
+    diagnose,
+    effective_sample_size,
+    gate,
+)
 from pointsman.ope.estimate import Estimate, EstimateSums, Ratio, merge
 from pointsman.ope.estimators import clipped_ips, dm, dr, dros, ips, sndr, snips, switch_dr
-from pointsman.ope.evaluate import ESTIMATORS, EvaluationRow, evaluate_policy
+from pointsman.ope.evaluate import ESTIMATORS, EvaluationRow, estimate_value, evaluate_policy, outcome_range
 from pointsman.ope.frontier import FrontierPoint, Saving, cost_at_equal_quality, quality_at_equal_cost
 from pointsman.ope.intervals import (
     JointIntervals,
@@ -25,6 +34,7 @@ from pointsman.ope.sensitivity import (
     sharp_bounds,
     sharp_flip_gamma,
 )
+from pointsman.ope.trusted import TrustedInterval, trusted_interval
 from pointsman.ope.truth import TrueValue, score_policy
 
 __all__ = [
@@ -36,13 +46,18 @@ __all__ = [
     "EstimateSums",
     "EvaluationRow",
     "FrontierPoint",
+    "Gate",
     "JointIntervals",
     "Ratio",
     "Saving",
     "SensitivityBounds",
     "TrueValue",
+    "TrustedInterval",
     "betting",
     "bootstrap",
+    "check_balance",
+    "check_inverse_propensities",
+    "check_missingness",
     "clipped_ips",
     "contrast_noise",
     "cost_at_equal_quality",
@@ -53,14 +68,17 @@ __all__ = [
     "dros",
     "effective_sample_size",
     "empirical_bernstein",
+    "estimate_value",
     "evaluate_policy",
     "flip_gamma",
+    "gate",
     "ips",
     "joint_intervals",
     "least_mse_bound",
     "manski_bounds",
     "merge",
     "off_policy_bounds",
+    "outcome_range",
     "quality_at_equal_cost",
     "rounds_needed",
     "score_policy",
@@ -71,6 +89,7 @@ __all__ = [
     "sndr",
     "snips",
     "switch_dr",
+    "trusted_interval",
     "tuned",
     "wald",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +13,27 @@ from numpy.typing import NDArray
 from pointsman.errors import InvalidLogError, InvalidParameterError, MissingOutcomeWarning
 from pointsman.ope.diagnostics import check_sample_size, diagnose
 from pointsman.ope.estimate import Estimate
-from pointsman.ope.estimators import dm, dr, ips, snips
+from pointsman.ope.estimators import dm, dr, ips, sndr, snips
+from pointsman.ope.selection import tuned
+from pointsman.ope.trusted import TrustedInterval, trusted_interval
 from pointsman.trade_off import TradeOff
 from pointsman.types import ArmIndex, Eligible, PerArm, PerRound
 
-ESTIMATORS = ("dm", "ips", "snips", "dr")
+ESTIMATORS = ("dm", "ips", "clipped_ips", "snips", "dr", "sndr", "switch_dr", "dros")
+"""Every estimator by name; the clip, the switch and the shrinkage are chosen from the rounds (`selection.tuned`)."""
+
+
+Outcome: TypeAlias = Literal["utility", "quality", "cost_usd"]
 
 
 class EvaluationRow(TypedDict):
     """One estimator's view of a policy at one trade-off.
 
     `value` is the utility, in quality points, with its interval `ci_low` to `ci_high` (NaN for an estimator whose bias
-    has no bound); `quality` and `cost_usd` are the same estimator's for the parts, NaN where no round knows them.
+    has no bound). `interval` says which: `normal`, widened by `bias_bound` where that is not zero, `finite-sample`
+    where the gate is closed, or `none`.
+    `parameter` is the clip, switch or shrinkage chosen, NaN where there is none. `quality` and `cost_usd` are the same
+    estimator's for the parts, NaN where no round knows them.
     """
 
     quality_per_usd: float
@@ -32,7 +41,10 @@ class EvaluationRow(TypedDict):
     value: float
     ci_low: float
     ci_high: float
+    interval: str
     standard_error: float
+    bias_bound: float
+    parameter: float
     quality: float
     quality_ci_low: float
     quality_ci_high: float
@@ -42,6 +54,52 @@ class EvaluationRow(TypedDict):
     ess: float
     n_rounds: int
     missing_share: float
+
+
+class _Logged(TypedDict):
+    arm: ArmIndex
+    outcome: PerRound
+    propensity: PerRound
+    target_probs: PerArm
+
+
+def estimate_value(
+    estimator: str,
+    *,
+    arm: ArmIndex,
+    outcome: PerRound,
+    propensity: PerRound,
+    predicted: PerArm,
+    target_probs: PerArm,
+) -> Estimate:
+    """Return one of `ESTIMATORS` by its name, over rounds whose outcome is known.
+
+    Args:
+        estimator: Its name.
+        arm: Logged arm.
+        outcome: Realised outcome of the logged arm; no NaN.
+        propensity: Probability of the logged arm, in (0, 1].
+        predicted: Out-of-fold predicted outcome of every arm.
+        target_probs: Target policy's probability of every arm.
+
+    Raises:
+        InvalidParameterError: There is no such estimator.
+    """
+    logged = _Logged(arm=arm, outcome=outcome, propensity=propensity, target_probs=target_probs)
+    match estimator:
+        case "dm":
+            return dm(predicted=predicted, target_probs=target_probs)
+        case "ips":
+            return ips(**logged)
+        case "snips":
+            return snips(**logged)
+        case "dr":
+            return dr(**logged, predicted=predicted)
+        case "sndr":
+            return sndr(**logged, predicted=predicted)
+        case "clipped_ips" | "switch_dr" | "dros":
+            return tuned(estimator, **logged, predicted=predicted)
+    raise InvalidParameterError(f"estimator must be among {list(ESTIMATORS)}; got {estimator!r}")
 
 
 def evaluate_policy(
@@ -56,9 +114,10 @@ def evaluate_policy(
     target_probs: PerArm,
     trade_off: TradeOff,
     level: float = 0.95,
+    estimators: Sequence[str] = ESTIMATORS,
     arm_names: Sequence[str] | None = None,
 ) -> list[EvaluationRow]:
-    """Estimate a policy's utility, quality and cost from logged rounds, by DM, IPS, SNIPS and DR.
+    """Estimate a policy's utility, quality and cost from logged rounds, by several estimators at once.
 
     A round whose outcome is not known is left out of that outcome's estimate, which is right if outcomes go missing at
     random; utility needs both quality and cost unless the trade-off ignores one.
@@ -74,10 +133,11 @@ def evaluate_policy(
         target_probs: The policy's probability of every arm at this trade-off, of a policy that never saw the rounds.
         trade_off: Quality points per USD.
         level: Coverage of the intervals.
+        estimators: Among `ESTIMATORS`.
         arm_names: Names for messages; column numbers where None.
 
     Returns:
-        One row for each of `ESTIMATORS`, in that order.
+        One row for each of `estimators`, in that order.
 
     Raises:
         InvalidParameterError: Target probabilities do not sum to one, or lie on an arm that was not eligible.
@@ -110,35 +170,59 @@ def evaluate_policy(
     )
     predicted_utility = trade_off.utility(quality=predicted_quality, cost_usd=predicted_cost_usd)
     of_utility, of_quality, of_cost = (
-        _estimates(arm=arm, outcome=outcome, propensity=propensity, predicted=predicted, target_probs=target_probs)
+        _estimates(
+            estimators,
+            arm=arm,
+            outcome=outcome,
+            propensity=propensity,
+            predicted=predicted,
+            target_probs=target_probs,
+        )
         for outcome, predicted in (
             (utility, predicted_utility),
             (quality, predicted_quality),
             (cost_usd, predicted_cost_usd),
         )
     )
+    parts: tuple[tuple[Outcome, dict[str, Estimate], PerRound], ...] = (
+        ("utility", of_utility, utility),
+        ("quality", of_quality, quality),
+        ("cost_usd", of_cost, cost_usd),
+    )
     rows: list[EvaluationRow] = []
-    for name in ESTIMATORS:
+    for name in estimators:
         estimate = of_utility[name]
         if math.isfinite(estimate.bias_bound):
             check_sample_size(estimate)
-        low, high = estimate.interval(level)
-        quality_value, quality_low, quality_high = _summary(of_quality.get(name), level=level)
-        cost_value, cost_low, cost_high = _summary(of_cost.get(name), level=level)
+        interval, of_quality_interval, of_cost_interval = (
+            _interval(
+                found.get(name),
+                arm=arm,
+                outcome=outcome,
+                propensity=propensity,
+                target_probs=target_probs,
+                outcome_range=outcome_range(kind, trade_off=trade_off, cost_usd=cost_usd),
+                level=level,
+            )
+            for kind, found, outcome in parts
+        )
         rows.append(
             EvaluationRow(
                 quality_per_usd=trade_off.quality_per_usd,
                 estimator=name,
                 value=estimate.value,
-                ci_low=low,
-                ci_high=high,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                interval=interval.kind,
                 standard_error=estimate.standard_error if math.isfinite(estimate.bias_bound) else math.nan,
-                quality=quality_value,
-                quality_ci_low=quality_low,
-                quality_ci_high=quality_high,
-                cost_usd=cost_value,
-                cost_usd_ci_low=cost_low,
-                cost_usd_ci_high=cost_high,
+                bias_bound=estimate.bias_bound,
+                parameter=math.nan if estimate.parameter is None else estimate.parameter,
+                quality=of_quality[name].value if name in of_quality else math.nan,
+                quality_ci_low=of_quality_interval.low,
+                quality_ci_high=of_quality_interval.high,
+                cost_usd=of_cost[name].value if name in of_cost else math.nan,
+                cost_usd_ci_low=of_cost_interval.low,
+                cost_usd_ci_high=of_cost_interval.high,
                 ess=diagnostics.effective_sample_size,
                 n_rounds=diagnostics.n_rounds,
                 missing_share=missing_share,
@@ -147,27 +231,70 @@ def evaluate_policy(
     return rows
 
 
+def outcome_range(kind: Outcome, *, trade_off: TradeOff, cost_usd: PerRound) -> tuple[float, float]:
+    """Return what an outcome can be: quality in [0, 1], a cost from 0 to the largest of this log, utility by both.
+
+    That no call could have cost more than the dearest one logged is an assumption.
+    """
+    known = cost_usd[~np.isnan(cost_usd)]
+    dearest = float(known.max()) if known.size else 0.0
+    if kind == "quality":
+        return 0.0, 1.0
+    if kind == "cost_usd":
+        return 0.0, dearest if dearest > 0 else 1.0
+    if math.isinf(trade_off.quality_per_usd):
+        return -dearest if dearest > 0 else -1.0, 0.0
+    return (-trade_off.quality_per_usd * dearest if dearest > 0 else 0.0), 1.0
+
+
+def _interval(
+    estimate: Estimate | None,
+    *,
+    arm: ArmIndex,
+    outcome: PerRound,
+    propensity: PerRound,
+    target_probs: PerArm,
+    outcome_range: tuple[float, float],
+    level: float,
+) -> TrustedInterval:
+    if estimate is None:
+        return TrustedInterval(low=math.nan, high=math.nan, kind="none")
+    known = ~np.isnan(outcome)
+    return trusted_interval(
+        estimate,
+        arm=arm[known],
+        outcome=outcome[known],
+        propensity=propensity[known],
+        target_probs=target_probs[known],
+        outcome_range=outcome_range,
+        level=level,
+    )
+
+
 def _estimates(
-    *, arm: ArmIndex, outcome: PerRound, propensity: PerRound, predicted: PerArm, target_probs: PerArm
+    estimators: Sequence[str],
+    *,
+    arm: ArmIndex,
+    outcome: PerRound,
+    propensity: PerRound,
+    predicted: PerArm,
+    target_probs: PerArm,
 ) -> dict[str, Estimate]:
     """Return every estimate over the rounds whose outcome is known; none where no round's is."""
     known: NDArray[np.bool_] = ~np.isnan(outcome)
     if not known.any():
         return {}
-    arm, outcome, propensity = arm[known], outcome[known], propensity[known]
-    predicted, target_probs = predicted[known], target_probs[known]
     return {
-        "dm": dm(predicted=predicted, target_probs=target_probs),
-        "ips": ips(arm=arm, outcome=outcome, propensity=propensity, target_probs=target_probs),
-        "snips": snips(arm=arm, outcome=outcome, propensity=propensity, target_probs=target_probs),
-        "dr": dr(arm=arm, outcome=outcome, propensity=propensity, predicted=predicted, target_probs=target_probs),
+        name: estimate_value(
+            name,
+            arm=arm[known],
+            outcome=outcome[known],
+            propensity=propensity[known],
+            predicted=predicted[known],
+            target_probs=target_probs[known],
+        )
+        for name in estimators
     }
-
-
-def _summary(estimate: Estimate | None, *, level: float) -> tuple[float, float, float]:
-    if estimate is None:
-        return math.nan, math.nan, math.nan
-    return estimate.value, *estimate.interval(level)
 
 
 def _check(*, arm: ArmIndex, propensity: PerRound, eligible: Eligible, target_probs: PerArm) -> None:

@@ -432,6 +432,43 @@ def off_policy_bounds(
     return start + unit * bounds[0], end - unit * bounds[1]
 
 
+def gain_on_logging_bounds(
+    *,
+    weight: PerRound,
+    outcome: PerRound,
+    outcome_range: tuple[float, float],
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Return bounds of what a policy gains on the one that wrote the log, valid at every number of rounds.
+
+    With outcomes y scaled to [0, 1], by betting on
+
+        (w - 1) y          mean V - V_log, at least -1, for the lower end,
+        (w - 1) (1 - y)    mean V_log - V, at least -1, for the upper,
+
+    as weights average one. It holds on the conditions of `off_policy_bounds`, and where no decision of the policy is
+    without support.
+
+    Args:
+        weight: Importance weight of each round.
+        outcome: Realised outcome of the logged arm; no NaN.
+        outcome_range: Lowest and highest outcome that can occur.
+        level: Least coverage.
+
+    Raises:
+        InvalidParameterError: An outcome lies outside its range, or `level` outside (0, 1).
+    """
+    check_ranges(outcome_range=outcome_range, largest_weight=math.inf)
+    lowest, highest = outcome_range
+    check_values(outcome, low=lowest, high=highest, name="outcome")
+    check_level(level)
+    scaled = (outcome - lowest) / (highest - lowest)
+    one_sided = (1 + level) / 2
+    low, _ = betting((weight - 1) * scaled, low=-1.0, high=math.inf, level=one_sided, side="lower")
+    high, _ = betting((weight - 1) * (1 - scaled), low=-1.0, high=math.inf, level=one_sided, side="lower")
+    return (highest - lowest) * low, -(highest - lowest) * high
+
+
 class Wager(NamedTuple):
     """What is bet on: rounds whose common mean is asked for, from below.
 

@@ -1,19 +1,38 @@
 """From a log to a router, and from a router to numbers about it: simulate, fit, evaluate, score."""
 
-from pointsman.pipeline.evaluation import Evaluation, Target, collapse_warnings, evaluate, evaluate_cross_fitted
+from pointsman.pipeline.evaluation import (
+    SPELLED,
+    Evaluation,
+    Power,
+    Requirement,
+    Target,
+    check,
+    collapse_warnings,
+    evaluate,
+    evaluate_cross_fitted,
+    one_sided_level,
+    power,
+)
 from pointsman.pipeline.learning import fit, simulate
-from pointsman.pipeline.rounds import default_trade_offs
+from pointsman.pipeline.rounds import default_trade_offs, json_ready
 from pointsman.pipeline.truth import TrueScore, score
 
 __all__ = [
+    "SPELLED",
     "Evaluation",
+    "Power",
+    "Requirement",
     "Target",
     "TrueScore",
+    "check",
     "collapse_warnings",
     "default_trade_offs",
     "evaluate",
     "evaluate_cross_fitted",
     "fit",
+    "json_ready",
+    "one_sided_level",
+    "power",
     "score",
     "simulate",
 ]

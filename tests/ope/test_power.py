@@ -8,7 +8,7 @@ import pytest
 from pointsman.errors import InvalidParameterError
 from pointsman.ope.estimators import dr
 from pointsman.ope.power import contrast_noise, detectable_effect, rounds_needed
-from tests.synthetic import FALSE_FAILURE_Z, FiniteWorld
+from synthetic import FALSE_FAILURE_Z, FiniteWorld
 
 
 def noise_of(world, log, *, target, baseline, predicted):

@@ -160,8 +160,8 @@ def test_evaluate_gives_the_fixed_keys_and_covers_the_truth(logs, router):
     """Rows for every trade-off and estimator; the doubly robust intervals hold the truth."""
     found = evaluate(router, logs[1], quality_per_usd=[0, 50])
     state = json.loads(found.to_json())
-    assert set(state) == {"rows", "diagnostics"}
-    assert len(state["rows"]) == 2 * 4
+    assert {"rows", "diagnostics", "comparisons", "frontier", "savings", "headline"} <= set(state)
+    assert len(state["rows"]) == 2 * 8
     assert all(set(row) >= EVALUATION_KEYS for row in state["rows"])
     assert all(row["ci_low"] is None for row in state["rows"] if row["estimator"] == "dm")
     truth = score(router, logs[2], quality_per_usd=[0, 50])

@@ -1,0 +1,132 @@
+"""Where policies differ: by slice of the log, and prompt by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.errors import InvalidParameterError
+from pointsman.logs.columns import LOG_COLUMNS
+from pointsman.ope import effective_sample_size
+from pointsman.pipeline.evaluation.compare import difference, weights
+from pointsman.pipeline.evaluation.evidence import Evidence
+from pointsman.router import Router
+from pointsman.trade_off import TradeOff
+from pointsman.types import State
+
+MOST_SLICES = 50
+"""Labels of a column that are told apart; a column of more, such as a user's name, is no way to slice."""
+
+
+def slice_labels(evidence: Evidence, column: str) -> NDArray[np.str_] | None:
+    """Return each round's label in a column of the log; None where the log has no such column.
+
+    Raises:
+        InvalidParameterError: The column has too many labels to slice by.
+    """
+    table = evidence.log.table
+    if column not in table.column_names:
+        return None
+    labels = np.array(["(none)" if value is None else str(value) for value in table[column].to_pylist()])
+    n_labels = np.unique(labels).size
+    if n_labels > MOST_SLICES:
+        raise InvalidParameterError(
+            f"slices must be by columns of at most {MOST_SLICES} labels; {column!r} has {n_labels}: group them first"
+        )
+    return labels
+
+
+def slices(
+    evidence: Evidence, *, columns: Sequence[str], policy: str, against: Sequence[str], trade_off: TradeOff
+) -> list[State]:
+    """Return policy minus opponent in utility, slice by slice, with an interval each (not simultaneous).
+
+    Raises:
+        InvalidParameterError: A column is part of the log format, or has too many labels.
+    """
+    known = evidence.known("utility", trade_off=trade_off)
+    weight = weights(evidence, policy, trade_off)
+    found: list[State] = []
+    for column in columns:
+        if column in LOG_COLUMNS and column not in ("quality_source", "router_version", "session_id"):
+            raise InvalidParameterError(f"slices must be by columns that describe rounds, such as task; got {column!r}")
+        labels = slice_labels(evidence, column)
+        if labels is None:
+            continue
+        for label in np.unique(labels):
+            rows = known & (labels == label)
+            if not rows.any():
+                continue
+            for opponent in against:
+                if opponent == policy:
+                    continue
+                change, interval = difference(evidence, policy, opponent, trade_off, "utility", within=rows)
+                found.append(
+                    {
+                        "column": column,
+                        "slice": str(label),
+                        "policy": policy,
+                        "against": opponent,
+                        "quality_per_usd": trade_off.quality_per_usd,
+                        "n_rounds": change.n_rounds,
+                        "ess": effective_sample_size(weight[rows]),
+                        "value": change.value,
+                        **interval,
+                    }
+                )
+    return found
+
+
+def examples(
+    evidence: Evidence,
+    *,
+    routers: Mapping[str, Router],
+    policy: str,
+    against: str,
+    trade_off: TradeOff,
+    n_examples: int = 8,
+) -> list[State]:
+    """Return the prompts on which a router is expected to gain most on an opponent, at most two of a pair of models.
+
+    The gain is that of the cross-fitted outcome models of this log, not the router's own prediction; what was logged
+    stands beside it. Empty for a log without prompts, and for a policy that is no router.
+    """
+    if policy not in routers or evidence.log.prompt is None:
+        return []
+    ours = evidence.target_probs(policy, trade_off).argmax(axis=1)
+    theirs = evidence.target_probs(against, trade_off).argmax(axis=1)
+    scores, names = evidence.scores, evidence.log.arms.names
+    rows = np.arange(evidence.log.n_rounds)
+    quality = scores.predicted_quality[rows, ours] - scores.predicted_quality[rows, theirs]
+    cost_usd = scores.predicted_cost_usd[rows, ours] - scores.predicted_cost_usd[rows, theirs]
+    gain = trade_off.utility(quality=quality, cost_usd=cost_usd)
+    found: list[State] = []
+    taken: dict[tuple[int, int], int] = {}
+    seen: set[str] = set()
+    for i in np.argsort(-np.nan_to_num(gain, nan=-np.inf), kind="stable"):
+        pair = (int(ours[i]), int(theirs[i]))
+        prompt = evidence.log.prompt[i]
+        if pair[0] == pair[1] or taken.get(pair, 0) >= 2 or prompt in seen:
+            continue
+        taken[pair] = taken.get(pair, 0) + 1
+        seen.add(prompt)
+        found.append(
+            {
+                "prompt": prompt,
+                "policy": policy,
+                "against": against,
+                "model": names[pair[0]],
+                "against_model": names[pair[1]],
+                "quality_per_usd": trade_off.quality_per_usd,
+                "gain": float(gain[i]),
+                "quality_gain": float(quality[i]),
+                "cost_usd_change": float(cost_usd[i]),
+                "logged_model": names[int(scores.arm[i])],
+                "logged_quality": float(scores.quality[i]),
+            }
+        )
+        if len(found) == n_examples:
+            break
+    return found
