@@ -132,7 +132,13 @@ def stream(path: Path, estimator: str, *, batch_rounds: int = BATCH_ROUNDS) -> E
         return _estimate(estimator, inputs, x).sums()
 
     with pq.ParquetFile(path) as log:
-        return reduce(add, (sums_of(batch) for batch in log.iter_batches(batch_size=batch_rounds, columns=columns)))
+        # Group by group: one iteration over all of them keeps what it has read, 9 MB a million rounds.
+        batches = (
+            batch
+            for group in range(log.num_row_groups)
+            for batch in log.iter_batches(batch_size=batch_rounds, row_groups=[group], columns=columns)
+        )
+        return reduce(add, map(sums_of, batches))
 
 
 def target(x: PerRound) -> PerArm:
