@@ -118,7 +118,7 @@ def bootstrap(
         return math.nan, math.nan
     probability = np.array([(1 - level) / 2, (1 + level) / 2])
     if method == "bca":
-        probability = _bca_quantiles(probability, moves=moves, influence=(deviation / total[:, None]).sum(axis=0))
+        probability = bca_quantiles(probability, moves=moves, influence=(deviation / total[:, None]).sum(axis=0))
     low, high = np.quantile(moves, probability)
     value = math.fsum(ratio)
     return value + float(low), value + float(high)
@@ -156,9 +156,10 @@ def _poisson_table() -> NDArray[np.float32]:
     return np.repeat(count.astype(np.float32), occurrences)
 
 
-def _bca_quantiles(
+def bca_quantiles(
     probability: NDArray[np.float64], *, moves: NDArray[np.float64], influence: PerRound
 ) -> NDArray[np.float64]:
+    """Return the probabilities at which BCa reads the resampled `moves` from the estimate, in place of these."""
     normal = NormalDist()
     below = np.clip((moves < 0).mean() + (moves == 0).mean() / 2, 0.5 / moves.size, 1 - 0.5 / moves.size)
     bias = normal.inv_cdf(float(below))

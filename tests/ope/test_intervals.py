@@ -15,6 +15,7 @@ from pointsman.ope.intervals import (
     BOLDNESS,
     PRIOR_VARIANCE,
     Wager,
+    bca_quantiles,
     betting,
     bootstrap,
     empirical_bernstein,
@@ -129,6 +130,18 @@ def test_the_bootstrap_is_that_of_drawing_rounds(seed, rng, method):
     # Errors of both, each half as large again in the long tail and with BCa's moving quantiles.
     tolerance = 1.5 * math.hypot(*(quantile_error(level=0.95, n_resamples=b) for b in (4_000, 20_000)))
     assert np.abs(np.subtract(ours, theirs)).max() < tolerance * values.std() / math.sqrt(300)
+
+
+def test_bca_moves_its_quantiles_as_efron_does():
+    """Bias from the share of resamples below the estimate, acceleration from the influence's skewness."""
+    moves = np.repeat([-1.0, 0.0, 1.0], [550, 100, 350])
+    influence = np.array([-1.0, -1.0, 2.0])
+    bias, acceleration = stats.norm.ppf(0.6), (8 - 1 - 1) / (6 * 6**1.5)
+
+    found = bca_quantiles(np.array([0.025, 0.975]), moves=moves, influence=influence)
+
+    shifted = bias + stats.norm.ppf([0.025, 0.975])
+    np.testing.assert_allclose(found, stats.norm.cdf(bias + shifted / (1 - acceleration * shifted)), rtol=1e-9)
 
 
 def test_bca_leans_towards_the_long_tail(rng):

@@ -11,8 +11,8 @@ import synthetic
 from scipy import stats
 
 from pointsman.errors import InvalidParameterError
-from pointsman.ope.intervals import betting
-from pointsman.ope.sequences import AsymptoticSequence, BettingSequence, OffPolicySequence
+from pointsman.ope.intervals import Wager, betting, place_bets
+from pointsman.ope.sequences import HORIZONS, AsymptoticSequence, BettingSequence, OffPolicySequence
 
 N_ROUNDS = 600
 
@@ -128,6 +128,22 @@ def test_a_tuned_sequence_is_the_betting_bound_on_a_grid(seed, rng):
     sequence.update(values)
 
     assert sequence.interval == pytest.approx((math.floor(low * N_GRID) / N_GRID, math.ceil(high * N_GRID) / N_GRID))
+
+
+def test_an_untuned_sequence_splits_its_capital_over_horizons(seed, rng):
+    """A mean is rejected once the average capital of four bettors ever reached 1 / alpha."""
+    values = rng.beta(2, 3, 150)
+    grid = np.arange(1, N_GRID + 1)[:, None] / N_GRID
+    bets = [
+        place_bets(Wager(values, 0.0), log_threshold=math.log(20), horizon=horizon, moments=np.zeros(6))[0]
+        for horizon in HORIZONS
+    ]
+    capital = np.mean([np.exp(np.cumsum(each.log_growth(grid), axis=1)) for each in bets], axis=0)
+
+    sequence = BettingSequence(low=0, high=1, side="lower", n_grid=N_GRID)
+    sequence.update(values)
+
+    assert sequence.interval == (np.count_nonzero(capital.max(axis=1) >= 20) / N_GRID, 1.0)
 
 
 def test_an_untuned_sequence_is_not_much_wider(seed, rng):
