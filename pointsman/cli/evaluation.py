@@ -333,6 +333,7 @@ def _show_comparisons(found: Evaluation, console: Console) -> None:
     rows = [row for row in found.comparisons if row["outcome"] == "utility"]
     if not rows:
         return
+    beside = any(row["interval"] == "finite-sample" for row in rows)
     console.print(
         grid(
             "policy",
@@ -340,6 +341,7 @@ def _show_comparisons(found: Evaluation, console: Console) -> None:
             "quality per USD",
             "difference",
             f"{found.level:.0%} interval",
+            *(["normal interval"] if beside else []),
             rows=[
                 [
                     row["policy"],
@@ -347,6 +349,7 @@ def _show_comparisons(found: Evaluation, console: Console) -> None:
                     f"{row['quality_per_usd']:.4g}",
                     f"{row['value']:+.4f}",
                     interval(row["ci_low"], row["ci_high"]) + ("*" if row["interval"] == "finite-sample" else ""),
+                    *([interval(row["normal_low"], row["normal_high"])] if beside else []),
                 ]
                 for row in rows
             ],

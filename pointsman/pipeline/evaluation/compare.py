@@ -40,7 +40,8 @@ def difference(
 ) -> tuple[Estimate, State]:
     """Return the paired difference of two policies on the rounds whose outcome is known, and its interval.
 
-    The interval is the normal one where the gate is open, else the finite-sample one: `ope.trusted_interval`.
+    The interval is the normal one where the gate is open, else the finite-sample one: `ope.trusted_interval`. The
+    normal one stands beside it as `normal_low, normal_high`, with the reasons not to trust it.
 
     Args:
         evidence: The rounds.
@@ -52,7 +53,12 @@ def difference(
     """
     if evidence.policies[policy].is_logging and not evidence.policies[against].is_logging:
         change, found = difference(evidence, against, policy, trade_off, outcome, within=within)
-        return -1 * change, found | {"ci_low": -found["ci_high"], "ci_high": -found["ci_low"]}
+        return -1 * change, found | {
+            "ci_low": -found["ci_high"],
+            "ci_high": -found["ci_low"],
+            "normal_low": -found["normal_high"],
+            "normal_high": -found["normal_low"],
+        }
     rows = evidence.known(outcome, trade_off=trade_off)
     if within is not None:
         rows &= within
@@ -72,7 +78,15 @@ def difference(
         outcome_range=outcome_range(outcome, trade_off=trade_off, cost_usd=evidence.scores.cost_usd),
         level=evidence.level,
     )
-    return change, {"ci_low": interval.low, "ci_high": interval.high, "interval": interval.kind}
+    normal_low, normal_high = change.interval(evidence.level)
+    return change, {
+        "ci_low": interval.low,
+        "ci_high": interval.high,
+        "interval": interval.kind,
+        "normal_low": normal_low,
+        "normal_high": normal_high,
+        "reasons": list(interval.reasons),
+    }
 
 
 def weights(evidence: Evidence, policy: str, trade_off: TradeOff) -> PerRound:

@@ -105,15 +105,16 @@ def evaluate(
             seed=seed,
             show_progress=show_progress,
         )
-        parts = find(
-            evidence,
-            policies=list(targets),
-            against=[name for name in opponents if name not in targets or len(targets) > 1],
-            estimators=estimators,
-            slices=slices,
-            routers={name: each for name, each in {**targets, **opponents}.items() if isinstance(each, Router)},
-            seed=seed,
-        )
+        with few_threads(evidence.log.n_rounds):
+            parts = find(
+                evidence,
+                policies=list(targets),
+                against=[name for name in opponents if name not in targets or len(targets) > 1],
+                estimators=estimators,
+                slices=slices,
+                routers={name: each for name, each in {**targets, **opponents}.items() if isinstance(each, Router)},
+                seed=seed,
+            )
     notes |= parts.pop("trust")
     notes["warnings"] = found
     return Evaluation(diagnostics=notes, level=level, estimator=estimator, source=log.source, **parts)
@@ -209,15 +210,16 @@ def evaluate_cross_fitted(
             seed=seed,
             notes=notes,
         )
-        parts = find(
-            evidence,
-            policies=[facts.method],
-            against=list(opponents),
-            estimators=estimators,
-            slices=slices,
-            routers={facts.method: router},
-            seed=seed,
-        )
+        with few_threads(evidence.log.n_rounds):
+            parts = find(
+                evidence,
+                policies=[facts.method],
+                against=list(opponents),
+                estimators=estimators,
+                slices=slices,
+                routers={facts.method: router},
+                seed=seed,
+            )
     notes |= parts.pop("trust")
     notes["warnings"] = found
     return Evaluation(diagnostics=notes, level=level, estimator=estimator, source=log.source, **parts)
