@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.studies.worlds import CLASS_LOGGERS, ClassLogger, class_world, draw_arms
+from benchmarks.studies.worlds import SHARE_LEARNED as SHARE_LEARNED
 from pointsman.types import ArmIndex, Context, PerArm, PerRound
 
-Logger = Literal["friendly", "uniform", "adversarial"]
-LOGGERS: tuple[Logger, ...] = ("friendly", "uniform", "adversarial")
-
-SHARE_LEARNED = 0.3
-"""Share of the labelled rows that the logger's and the target's classifiers learn from; the others are logged."""
+Logger: TypeAlias = ClassLogger
+LOGGERS = CLASS_LOGGERS
 
 N_DIRECTIONS = 24
 
@@ -53,55 +52,24 @@ def bandit_from_classes(
     rng: np.random.Generator,
     target_greed: float = 0.9,
 ) -> BanditLog:
-    """Return a log of arms drawn for labelled rows: an arm is a class, its outcome whether it is the row's.
-
-    Two logits are learned from `SHARE_LEARNED` of the rows: the target's from all features; the logger's, weaker, from
-    every third. The target chooses its class with probability `target_greed` plus an even share of the rest. The logger
-    draws u ~ U(0, 1) a round and
-
-        friendly:     chooses its class with probability 0.7 + 0.2 u, the others evenly;
-        adversarial:  chooses its class with probability (1 - 0.7 - 0.2 u) / (K - 1), the others evenly;
-        uniform:      chooses evenly.
+    """Return one round for every row of `class_world`: arms are classes, and outcomes say whether it is the row's.
 
     Args:
         context: Features, (n_rows, n_features).
         label: Class of each row, 0 to K - 1.
         logger: Who logs.
-        rng: Draws the split, u and the arms.
+        rng: Draws the split, the logger's mood and the arms.
         target_greed: In [0, 1]; 1 is a deterministic target.
-
-    References:
-        Dudik, Erhan, Langford and Li (2014), Statistical Science 29(4): the conversion; Farajtabar, Chow and
-        Ghavamzadeh (2018), ICML: friendly and adversarial softening.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    n_arms = int(label.max()) + 1
-    shuffled = rng.permutation(label.size)
-    cut = round(SHARE_LEARNED * label.size)
-    learned, logged = shuffled[:cut], shuffled[cut:]
-    few = np.arange(0, context.shape[1], 3)
-    target = LogisticRegression(max_iter=500).fit(context[learned], label[learned]).predict(context[logged])
-    habit = LogisticRegression(max_iter=500).fit(context[learned][:, few], label[learned])
-    usual = habit.predict(context[logged][:, few])
-    each = np.arange(logged.size)
-    target_probs = np.full((logged.size, n_arms), (1 - target_greed) / n_arms)
-    target_probs[each, target] += target_greed
-    own = np.full(logged.size, 1 / n_arms)
-    if logger != "uniform":
-        own = 0.7 + 0.2 * rng.random(logged.size)
-        if logger == "adversarial":
-            own = (1 - own) / (n_arms - 1)
-    propensities = np.repeat(((1 - own) / (n_arms - 1))[:, None], n_arms, axis=1)
-    propensities[each, usual] = own
-    arm = _draw(propensities, rng=rng)
+    world = class_world(context=context, label=label, logger=logger, rng=rng, target_greed=target_greed)
+    arm = draw_arms(world.propensities, rng=rng)
     return BanditLog(
-        context=context[logged],
+        context=world.context,
         arm=arm,
-        outcome=(arm == label[logged]).astype(np.float64),
-        propensities=propensities,
-        target_probs=target_probs,
-        truth=float(target_probs[each, label[logged]].mean()),
+        outcome=np.asarray(world.mean[np.arange(arm.size), arm]),
+        propensities=world.propensities,
+        target_probs=world.targets[0],
+        truth=world.value(world.targets[0]),
     )
 
 
@@ -122,7 +90,7 @@ def large_log(n_rounds: int, *, n_features: int, n_arms: int, seed: int = 0) -> 
     propensities = 0.95 * leaning / leaning.sum(axis=1, keepdims=True) + 0.05 / n_arms
     slopes = 2 * rng.standard_normal((n_features, n_arms), dtype=np.float32)
     expected = 1 / (1 + np.exp(-(0.8 * rank + context @ slopes)))
-    arm = _draw(propensities, rng=rng)
+    arm = draw_arms(propensities, rng=rng)
     (target_probs,) = policies(context, n_arms=n_arms, n_policies=1, seed=seed)
     return BanditLog(
         context=context,
@@ -144,9 +112,3 @@ def policies(context: Context, *, n_arms: int, n_policies: int, seed: int = 0) -
         probabilities[np.arange(len(context)), (context @ slopes).argmax(axis=1)] += 0.9
         found.append(probabilities)
     return found
-
-
-def _draw(propensities: PerArm, *, rng: np.random.Generator) -> ArmIndex:
-    beyond = rng.random((len(propensities), 1)) * propensities.sum(axis=1, keepdims=True)
-    drawn = (beyond >= propensities.cumsum(axis=1)).sum(axis=1)
-    return np.asarray(np.minimum(drawn, propensities.shape[1] - 1), dtype=np.int64)
