@@ -160,7 +160,7 @@ def run_demo(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> DemoReport:
-    """Run the loop on a table and write log, held-out log, truth, routers and plot into a folder.
+    """Run the loop on a table and write log, held-out log, truth, routers, report and plot into a folder.
 
     Args:
         table: The outcome of every arm for every prompt.
@@ -203,12 +203,20 @@ def _run(table: FullFeedback, *, out: Path, method: str, seed: int, progress: Ca
     progress("evaluating on the held-out log")
     lambdas = _shown(default_trade_offs([] if unseen.cost_usd is None else unseen.cost_usd.mean(axis=0)))
     evaluations = {
-        name: evaluate(router, held_out_log, quality_per_usd=lambdas, estimators=("dr",), seed=seed)
+        name: evaluate(
+            router,
+            held_out_log,
+            against=None if name == method else (),  # one report is enough
+            quality_per_usd=lambdas,
+            estimators=("dr",),
+            seed=seed,
+        )
         for name, router in routers.items()
     }
     others = evaluate(
         ["logging", *(f"always {name}" for name in table.arms.names)],
         held_out_log,
+        against=(),
         quality_per_usd=lambdas,
         estimators=("dr",),
         seed=seed,
@@ -231,6 +239,8 @@ def _run(table: FullFeedback, *, out: Path, method: str, seed: int, progress: Ca
 
     progress("writing files")
     files = _write(out, log=log, held_out=held_out_log, unseen=unseen, routers=routers)
+    evaluations[method].to_html(out / "report.html")
+    files.append(out / "report.html")
     if unseen.cost_usd is not None:
         figure = cost_quality_plot(
             routers=[router_frontier(router, unseen, label=name) for name, router in routers.items()],

@@ -27,7 +27,7 @@ def ran(tmp_path_factory):
 
 
 def test_everything_it_names_is_written_and_can_be_read(ran):
-    """Log, held-out log, truth, two routers, PNG and SVG."""
+    """Log, held-out log, truth, two routers, report, PNG and SVG."""
     report, out = ran
     names = {path.name for path in report.files}
     assert names == {
@@ -36,6 +36,7 @@ def test_everything_it_names_is_written_and_can_be_read(ran):
         "truth.parquet",
         "router",
         "router_estimated_propensities",
+        "report.html",
         "cost_quality.png",
         "cost_quality.svg",
     }
