@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
+from benchmarks import studies
 from benchmarks.studies.table import FOLDER, Options, write
-
-NAMES = ("identities", "unbiasedness", "double_robustness", "rates", "efficiency", "classes", "coverage")
-"""Modules of the studies, the longest last."""
+from pointsman.errors import PointsmanError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run every study and return 1 where one does not hold."""
+    """Run every study and return 1 where one does not hold, or cannot run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small slice of each, printed and not written")
     parser.add_argument(
@@ -24,7 +24,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER", help="where reports are written")
     args = parser.parse_args(argv)
     options = Options(quick=args.quick, n_processes=args.jobs)
-    return max(write(import_module(f"benchmarks.studies.{name}").study, options, folder=args.out) for name in NAMES)
+    failed = 0
+    for name in names():
+        try:
+            failed |= write(import_module(f"{studies.__name__}.{name}").study, options, folder=args.out)
+        except (PointsmanError, FileNotFoundError) as error:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            failed = 1
+    return failed
+
+
+def names() -> list[str]:
+    """Return the modules that hold a study."""
+    found = [module.name for module in iter_modules(studies.__path__) if module.name != "__main__"]
+    return [name for name in found if hasattr(import_module(f"{studies.__name__}.{name}"), "study")]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.studies.__main__ import names
 from benchmarks.studies.coverage import Judged
 from benchmarks.studies.identities import ALLOWED, deviations, random_log
 from benchmarks.studies.table import MonteCarlo, Options, Report, bonferroni_z, map_logs, write
@@ -121,3 +122,9 @@ def test_many_cells_need_more_than_one():
     assert bonferroni_z(1) == pytest.approx(2.5758, abs=1e-4)
     assert bonferroni_z(100) == pytest.approx(3.8906, abs=1e-4)
     assert MonteCarlo.of(np.array([1.0, 3.0])).z(1.0) == pytest.approx(1.0)
+
+
+def test_every_study_is_found():
+    """Modules with a study are run by `python -m benchmarks.studies`; those that only serve them are not."""
+    assert {"coverage", "identities", "unbiasedness"} <= set(names())
+    assert not {"worlds", "table", "__main__"} & set(names())
