@@ -9,6 +9,7 @@ from pointsman.ope.diagnostics import (
     diagnose,
     effective_sample_size,
     gate,
+    overlap_cells,
 )
 from pointsman.ope.estimate import Estimate, EstimateSums, Ratio, merge
 from pointsman.ope.estimators import clipped_ips, dm, dr, dros, ips, sndr, snips, switch_dr
@@ -79,6 +80,7 @@ __all__ = [
     "merge",
     "off_policy_bounds",
     "outcome_range",
+    "overlap_cells",
     "quality_at_equal_cost",
     "rounds_needed",
     "score_policy",

@@ -286,3 +286,18 @@ def test_power_needs_two_policies_that_must_be_reweighted(logs, router):
     """The log's own policy is no use of exploration."""
     with pytest.raises(InvalidParameterError, match="needs no more exploration"):
         power(router, logs[1], against="logging")
+
+
+def test_a_model_never_tried_on_a_slice_is_named(logs, router):
+    """Where the router would send prompts of a slice to a model the log never tried there, the limits say so."""
+    log = logs[1]
+    task = np.array(log.table["task"].to_pylist())
+    names = np.array(log.arms.names)[log.arm]
+    found = evaluate(router, log.filter(~((task == "code") & (names == "coder"))), quality_per_usd=LAMBDA)
+
+    cells = {(cell["slice"], cell["model"]): cell for cell in found.diagnostics["overlap_by_slice"]}
+
+    assert cells["code", "coder"]["unsupported"]
+    assert cells["code", "coder"]["target_share"] > 0.5
+    assert not cells["cooking", "cheap"]["unsupported"]
+    assert any("never tried coder on code" in sentence for sentence in found.limits)

@@ -11,7 +11,7 @@ import numpy as np
 from pointsman.ope import evaluate_policy
 from pointsman.pipeline.evaluation.compare import comparisons, difference, frontier, savings
 from pointsman.pipeline.evaluation.evidence import Evidence
-from pointsman.pipeline.evaluation.slices import examples, slices
+from pointsman.pipeline.evaluation.slices import difference_by_slice, examples, overlap_by_slice
 from pointsman.pipeline.evaluation.targets import BEST_SINGLE, LOGGING
 from pointsman.pipeline.evaluation.trust import sensitivity, trust
 from pointsman.router import Router, describe_trade_off, usd
@@ -45,11 +45,14 @@ def find(
         "policies": [_policy(name, routers=routers) for name in everyone],
         "models": _models(evidence, policies=everyone, trade_off=at),
     }
+    found["trust"]["overlap_by_slice"] = overlap_by_slice(evidence, columns=slices, policy=policies[0], trade_off=at)
     opponents = [name for name in against if name != policies[0]]
     if opponents:
         first = policies[0]
         found["headline"] = headline(evidence, policy=first, against=opponents[0], trade_off=at)
-        found["slices"] = _slices(evidence, columns=slices, policy=first, against=opponents[:1], trade_off=at)
+        found["slices"] = difference_by_slice(
+            evidence, columns=slices, policy=first, against=opponents[:1], trade_off=at
+        )
         found["examples"] = examples(evidence, routers=routers, policy=first, against=opponents[0], trade_off=at)
         found["sensitivity"] = [
             sensitivity(evidence, policy=first, against=opponent, trade_off=at)
@@ -116,6 +119,11 @@ def limits(evidence: Evidence, found: Mapping[str, Any]) -> list[str]:
     thin = [f"{name} ({n})" for name, n in zip(log.arms.names, n_served, strict=True) if n < 30]
     if thin:
         sentences.append(f"Little is known of models with fewer than 30 rounds: {', '.join(thin)}.")
+    unseen = [cell for cell in found["trust"]["overlap_by_slice"] if cell["unsupported"]]
+    if unseen:
+        listed = ", ".join(f"{cell['model']} on {cell['slice']}" for cell in unseen[:10])
+        more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""
+        sentences.append(f"The log never tried {listed}{more}, where {unseen[0]['policy']} would.")
     closed = sorted({row["policy"] for row in found["trust"]["overlap"] if row["gate"] != "normal"})
     if closed:
         sentences.append(
@@ -145,12 +153,6 @@ def _at(trade_off: TradeOff) -> str:
     if trade_off.quality_per_usd == 0 or math.isinf(trade_off.quality_per_usd):
         return describe_trade_off(trade_off)
     return f"where a point of quality on 1,000 requests is worth {usd(10 / trade_off.quality_per_usd)} USD"
-
-
-def _slices(
-    evidence: Evidence, *, columns: Sequence[str], policy: str, against: Sequence[str], trade_off: TradeOff
-) -> list[State]:
-    return slices(evidence, columns=columns, policy=policy, against=against, trade_off=trade_off)
 
 
 def _rows(evidence: Evidence, *, policies: Sequence[str], estimators: Sequence[str]) -> list[State]:

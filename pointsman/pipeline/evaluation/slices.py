@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pointsman.errors import InvalidParameterError
 from pointsman.logs.columns import LOG_COLUMNS
-from pointsman.ope import effective_sample_size
+from pointsman.ope import effective_sample_size, overlap_cells
 from pointsman.pipeline.evaluation.compare import difference, weights
 from pointsman.pipeline.evaluation.evidence import Evidence
 from pointsman.router import Router
@@ -24,9 +24,11 @@ def slice_labels(evidence: Evidence, column: str) -> NDArray[np.str_] | None:
     """Return each round's label in a column of the log; None where the log has no such column.
 
     Raises:
-        InvalidParameterError: The column has too many labels to slice by.
+        InvalidParameterError: The column is no label of rounds, or has too many labels to slice by.
     """
     table = evidence.log.table
+    if column in LOG_COLUMNS and column not in ("quality_source", "router_version", "session_id"):
+        raise InvalidParameterError(f"slices must be by columns that describe rounds, such as task; got {column!r}")
     if column not in table.column_names:
         return None
     labels = np.array(["(none)" if value is None else str(value) for value in table[column].to_pylist()])
@@ -38,7 +40,7 @@ def slice_labels(evidence: Evidence, column: str) -> NDArray[np.str_] | None:
     return labels
 
 
-def slices(
+def difference_by_slice(
     evidence: Evidence, *, columns: Sequence[str], policy: str, against: Sequence[str], trade_off: TradeOff
 ) -> list[State]:
     """Return policy minus opponent in utility, slice by slice, with an interval each (not simultaneous).
@@ -50,8 +52,6 @@ def slices(
     weight = weights(evidence, policy, trade_off)
     found: list[State] = []
     for column in columns:
-        if column in LOG_COLUMNS and column not in ("quality_source", "router_version", "session_id"):
-            raise InvalidParameterError(f"slices must be by columns that describe rounds, such as task; got {column!r}")
         labels = slice_labels(evidence, column)
         if labels is None:
             continue
@@ -76,6 +76,46 @@ def slices(
                         **interval,
                     }
                 )
+    return found
+
+
+def overlap_by_slice(evidence: Evidence, *, columns: Sequence[str], policy: str, trade_off: TradeOff) -> list[State]:
+    """Return the rounds each model served in each slice beside the share the policy would give it there.
+
+    Cells in which the policy takes a decision and the log has no round are marked, and warned of where that is more
+    than chance.
+    """
+    if evidence.policies[policy].is_logging:
+        return []
+    names = evidence.log.arms.names
+    found: list[State] = []
+    for column in columns:
+        labels = slice_labels(evidence, column)
+        if labels is None:
+            continue
+        cells = overlap_cells(
+            arm=evidence.scores.arm,
+            propensity=evidence.scores.propensity,
+            target_probs=evidence.target_probs(policy, trade_off),
+            labels=labels,
+            arm_names=names,
+        )
+        found += [
+            {
+                "column": column,
+                "slice": label,
+                "model": name,
+                "policy": policy,
+                "quality_per_usd": trade_off.quality_per_usd,
+                "n_rounds": int(cells.n_rounds[s, t]),
+                "target_share": float(cells.target_share[s, t]),
+                "ess": float(cells.effective_sample_size[s, t]),
+                "smallest_propensity": float(cells.smallest_propensity[s, t]),
+                "unsupported": bool(cells.unsupported[s, t]),
+            }
+            for s, label in enumerate(cells.slices)
+            for t, name in enumerate(names)
+        ]
     return found
 
 
