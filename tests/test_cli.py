@@ -21,7 +21,7 @@ from pointsman.cli import app
 from pointsman.logs import LoggedRounds, read_full_feedback, read_log, write_full_feedback, write_log
 from tests.tables import small_logs, small_table
 
-COMMANDS = ("simulate", "fit", "evaluate", "score", "route", "demo", "bench", "doctor")
+COMMANDS = ("simulate", "fit", "evaluate", "score", "power", "route", "demo", "bench", "doctor")
 
 
 def run(*arguments: object) -> Result:
@@ -406,3 +406,74 @@ def test_the_public_names_are_sorted_and_all_there():
     assert set(pointsman.__all__) <= set(dir(pointsman))
     with pytest.raises(AttributeError, match="unheard"):
         _ = pointsman.unheard
+
+
+def test_a_requirement_decides_the_exit_code(folder):
+    """What is shown to hold exits with 0, what is not with 1; machines get every bound."""
+    asked = ("evaluate", folder / "router", folder / "held.parquet", "--against", "logging", "--quality-per-usd", "0")
+
+    met = run(*asked, "--require", "utility>=-1")
+    missed = run(*asked, "--require", "utility>=-1", "--require", "quality>=0.9")
+    rows = json.loads(run(*asked, "--require", "quality>=0.9", "--json").stdout)["requirements"]
+
+    assert met.exit_code == 0, met.output
+    assert "every requirement met" in met.stdout
+    assert missed.exit_code == 1
+    assert "1 of 2 requirements not met" in missed.stdout
+    assert [row["met"] for row in rows] == [False]
+    assert rows[0]["bound"] < 0.9
+
+
+def test_an_evaluation_is_written_as_a_page(folder, tmp_path):
+    """The page is there, whole, and its name is said."""
+    page = tmp_path / "report.html"
+
+    result = run("evaluate", folder / "router", folder / "held.parquet", "--report", page)
+
+    assert result.exit_code == 0, result.output
+    assert str(page.name) in result.stdout
+    assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+def test_the_table_shows_the_estimators_asked_for(folder):
+    """DR alone by default, all of them with 'all', none that is unheard of."""
+    asked = ("evaluate", folder / "router", folder / "held.parquet", "--quality-per-usd", "0")
+
+    assert "snips" not in run(*asked).stdout
+    assert "switch_dr" in run(*asked, "--estimator", "all").stdout
+    unheard = run(*asked, "--estimator", "magic")
+    assert unheard.exit_code == 2
+    assert "estimator must be among" in unheard.stderr
+
+
+def test_power_prints_for_people_and_machines(folder):
+    """A row a share of exploration; JSON with the rounds needed."""
+    asked = ("power", folder / "held.parquet", folder / "router", "--quality-per-usd", "50", "--effect", "0.02")
+
+    for_people = run(*asked)
+    found = json.loads(run(*asked, "--json").stdout)
+
+    assert for_people.exit_code == 0, for_people.output
+    assert "to tell direct from best-single" in for_people.stdout
+    assert {row["exploration"] for row in found["rows"]} == {0.0, 0.05, 0.1, 0.2, 0.5, 1.0}
+    assert all(row["n_needed"] >= 2 for row in found["rows"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("{f}/router", "{f}/held.parquet", "--require", "utility>=0"), "one --against"),
+        (("{f}/router", "{f}/held.parquet", "--against", "logging", "--require", "speed>=0"), "OUTCOME>=NUMBER"),
+        (
+            ("{f}/router", "{f}/held.parquet", "--against", "logging", "--require", "utility>=0", "--confidence", "1"),
+            "confidence",
+        ),
+        (("{f}/router", "{f}/held.parquet", "--slice", "prompt"), "slices must be"),
+    ],
+)
+def test_a_wrong_comparison_is_refused_in_one_line(folder, arguments, said):
+    """Exit code 2 and the rule."""
+    result = run("evaluate", *(argument.format(f=folder) for argument in arguments))
+
+    assert result.exit_code == 2
+    assert said in result.stderr
