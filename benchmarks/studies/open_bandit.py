@@ -182,9 +182,9 @@ def _report(cells: dict[tuple[str, str, str], Cell], sums: list[list[str]]) -> R
         asked="Does evaluating Thompson sampling from the uniform log of the Open Bandit Dataset cover what it earned "
         "when it served?",
         found=f"The 95% interval that is printed covers it in {n_whole} of {len(whole)} estimates of whole campaigns "
-        f"and in {n_parts} of {len(parts)} by position; normal intervals, which the gate holds back where clicks are so "
-        f"rare, would in {normal[0]} and {normal[1]}. The two rates are never more than {worst:.1f} standard errors "
-        "apart.",
+        f"and in {n_parts} of {len(parts)} by position; normal intervals, which the gate holds back where clicks are "
+        f"so rare, would in {normal[0]} and {normal[1]}. The two rates are never more than {worst:.1f} standard "
+        "errors apart.",
         holds=n_whole == len(whole) and normal[0] == len(whole) and worst < bonferroni_z(len(cells)),
         body=[
             "Saito, Aihara, Matsutani and Narita (2021), small version: 10,000 rounds of a uniform policy and 10,000 "
@@ -192,10 +192,10 @@ def _report(cells: dict[tuple[str, str, str], Cell], sums: list[list[str]]) -> R
             "propensities; the outcome is a click. All figures are clicks per 1,000 rounds. *Earned* is Thompson "
             "sampling's own rate with its standard error, which z, the difference in standard errors, counts in and "
             "the intervals do not. *Printed* is the interval that `trusted_interval` gives, and of which kind; the "
-            "last column is `off_policy_bounds` where it may know the largest weight, here the number of items times the "
-            "target's largest share, as the log is uniform. A † marks an interval that misses. DR predicts clicks from "
-            "user features and position, by cross-fitted ridges. The estimates of a row's campaign and position are "
-            "from one log: the 36 are far from independent.",
+            "last column is `off_policy_bounds` where it may know the largest weight, here the number of items times "
+            "the target's largest share, as the log is uniform. A † marks an interval that misses. DR predicts "
+            "clicks from user features and position, by cross-fitted ridges. The estimates of a row's campaign and "
+            "position are from one log: the 36 are far from independent.",
             "",
             *grid(
                 ["campaign", "position", "estimator", "earned", "estimate", "z", "normal", "printed", "weights known"],
