@@ -282,7 +282,8 @@ class AsymptoticSequence:
             level: Probability, as `first_round` grows, that no interval from there on ever misses.
             side: Which ends.
             first_round: Rounds before which there is no interval: it rests on an estimated variance, and on sums of
-                this many rounds being nearly normal.
+                this many rounds being nearly normal. Scores with importance weights need more than 100 of them: with
+                weights up to 30 some interval missed in 13% of logs from round 100 on, in under 5% from round 500 on.
 
         Raises:
             InvalidParameterError: An argument breaks its rule.
