@@ -68,7 +68,7 @@ def measure(
                 print(f"speed: {name}, {n_rounds:,} rounds, {kind} propensities", file=sys.stderr, flush=True)
                 options = ["--measure", name, "--rounds", str(n_rounds), "--propensities", kind]
                 median = medians("benchmarks.peers.speed", options, n_runs=n_runs)
-                found.append({"pipeline": name, "n_rounds": n_rounds, "propensities": kind, **median})
+                found.append({"pipeline": name, "n_rounds": n_rounds, "propensities": kind, "n_runs": n_runs, **median})
     return found
 
 
@@ -79,9 +79,9 @@ def section(found: list[dict[str, Any]]) -> list[str]:
         "",
         f"Nuisances cross-fitted in {N_FOLDS} folds, scores, and {N_POLICIES} policies with one joint {LEVEL:.0%} "
         f"interval of {N_DRAWS:,} draws (Pointsman's need no pass over the rounds and are 20,000), on a synthetic log "
-        f"of {N_FEATURES} features and {N_ARMS} arms; median of fresh processes with one thread each. CPU seconds of "
-        "the task alone, without drawing the log or importing. Memory is the process's peak, and what of it the log "
-        "and the imported libraries took before.",
+        f"of {N_FEATURES} features and {N_ARMS} arms; runs in fresh processes with one thread, of which the median "
+        f"counts: {found[0]['n_runs']}. CPU seconds of the task alone, without drawing the log or importing. Memory is "
+        "the process's peak, and what of it the log and the imported libraries took before.",
         "",
         "`numpy` is scikit-learn's `Ridge` per arm and fold, `LogisticRegression` where propensities are estimated, "
         "and a multiplier bootstrap by hand. obp's intervals are a percentile bootstrap a policy, at Bonferroni's "
