@@ -143,7 +143,7 @@ def test_an_untuned_sequence_splits_its_capital_over_horizons(seed, rng):
     sequence = BettingSequence(low=0, high=1, side="lower", n_grid=N_GRID)
     sequence.update(values)
 
-    assert sequence.interval == (np.count_nonzero(capital.max(axis=1) >= 20) / N_GRID, 1.0)
+    assert sequence.interval == pytest.approx((np.count_nonzero(capital.max(axis=1) >= 20) / N_GRID, 1.0))
 
 
 def test_an_untuned_sequence_is_not_much_wider(seed, rng):
