@@ -15,7 +15,7 @@ from pointsman.ope.diagnostics import check_sample_size, diagnose
 from pointsman.ope.estimate import Estimate
 from pointsman.ope.estimators import dm, dr, ips, sndr, snips
 from pointsman.ope.selection import tuned
-from pointsman.ope.trusted import TrustedInterval, trusted_interval
+from pointsman.ope.trusted import TrustedInterval, TrustedIntervals
 from pointsman.trade_off import TradeOff
 from pointsman.types import ArmIndex, Eligible, PerArm, PerRound
 
@@ -24,6 +24,9 @@ ESTIMATORS = ("dm", "ips", "clipped_ips", "snips", "dr", "sndr", "switch_dr", "d
 
 
 Outcome: TypeAlias = Literal["utility", "quality", "cost_usd"]
+
+UNKNOWN = TrustedInterval(low=math.nan, high=math.nan, kind="none")
+"""The interval of an outcome that no round knows."""
 
 
 class EvaluationRow(TypedDict):
@@ -184,28 +187,28 @@ def evaluate_policy(
             (cost_usd, predicted_cost_usd),
         )
     )
-    parts: tuple[tuple[Outcome, dict[str, Estimate], PerRound], ...] = (
-        ("utility", of_utility, utility),
-        ("quality", of_quality, quality),
-        ("cost_usd", of_cost, cost_usd),
-    )
+    parts: tuple[tuple[Outcome, PerRound], ...] = (("utility", utility), ("quality", quality), ("cost_usd", cost_usd))
+    # What a closed gate falls back on is the same for every estimator.
+    intervals = {
+        kind: TrustedIntervals(
+            arm=arm[rounds],
+            outcome=outcome[rounds],
+            propensity=propensity[rounds],
+            target_probs=target_probs[rounds],
+            outcome_range=outcome_range(kind, trade_off=trade_off, cost_usd=cost_usd),
+            level=level,
+        )
+        for kind, outcome in parts
+        for rounds in (~np.isnan(outcome),)
+    }
     rows: list[EvaluationRow] = []
     for name in estimators:
         estimate = of_utility[name]
         if math.isfinite(estimate.bias_bound):
             check_sample_size(estimate)
-        interval, of_quality_interval, of_cost_interval = (
-            _interval(
-                found.get(name),
-                arm=arm,
-                outcome=outcome,
-                propensity=propensity,
-                target_probs=target_probs,
-                outcome_range=outcome_range(kind, trade_off=trade_off, cost_usd=cost_usd),
-                level=level,
-            )
-            for kind, found, outcome in parts
-        )
+        interval = intervals["utility"].of(estimate)
+        of_quality_interval = intervals["quality"].of(of_quality[name]) if name in of_quality else UNKNOWN
+        of_cost_interval = intervals["cost_usd"].of(of_cost[name]) if name in of_cost else UNKNOWN
         rows.append(
             EvaluationRow(
                 quality_per_usd=trade_off.quality_per_usd,
@@ -245,30 +248,6 @@ def outcome_range(kind: Outcome, *, trade_off: TradeOff, cost_usd: PerRound) -> 
     if math.isinf(trade_off.quality_per_usd):
         return -dearest if dearest > 0 else -1.0, 0.0
     return (-trade_off.quality_per_usd * dearest if dearest > 0 else 0.0), 1.0
-
-
-def _interval(
-    estimate: Estimate | None,
-    *,
-    arm: ArmIndex,
-    outcome: PerRound,
-    propensity: PerRound,
-    target_probs: PerArm,
-    outcome_range: tuple[float, float],
-    level: float,
-) -> TrustedInterval:
-    if estimate is None:
-        return TrustedInterval(low=math.nan, high=math.nan, kind="none")
-    known = ~np.isnan(outcome)
-    return trusted_interval(
-        estimate,
-        arm=arm[known],
-        outcome=outcome[known],
-        propensity=propensity[known],
-        target_probs=target_probs[known],
-        outcome_range=outcome_range,
-        level=level,
-    )
 
 
 def _estimates(

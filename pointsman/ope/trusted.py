@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -34,6 +35,90 @@ class TrustedInterval:
     reasons: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrustedIntervals:
+    """The intervals of estimates of one policy's value, or of one difference, that cover as they say on this log.
+
+    The normal interval where `gate` is open; else `off_policy_bounds`, by betting on w y alone, which asks nothing but
+    right propensities and is the same for every estimator: it may be far wider, and the estimate need not lie in its
+    middle.
+
+    Attributes:
+        arm: Logged arm.
+        outcome: Realised outcome of the logged arm; no NaN.
+        propensity: Probability of the logged arm, in (0, 1].
+        target_probs: Target policy's probability of every arm.
+        baseline_probs: Those of the policy that is subtracted; None for a value.
+        on_logging: Whether what is subtracted is the value of the policy that wrote the log.
+        outcome_range: Lowest and highest outcome that can occur.
+        level: Coverage.
+
+    Raises:
+        InvalidParameterError: Both `baseline_probs` and `on_logging` are given.
+    """
+
+    arm: ArmIndex
+    outcome: PerRound
+    propensity: PerRound
+    target_probs: PerArm
+    baseline_probs: PerArm | None = None
+    on_logging: bool = False
+    outcome_range: tuple[float, float]
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.on_logging and self.baseline_probs is not None:
+            raise InvalidParameterError("on_logging and baseline_probs both name what is subtracted; give one of them")
+
+    def of(self, estimate: Estimate) -> TrustedInterval:
+        """Return the interval of an estimate over these rounds.
+
+        Raises:
+            InvalidParameterError: An outcome lies outside its range, or `level` outside (0, 1).
+        """
+        if math.isinf(estimate.bias_bound):
+            return TrustedInterval(low=math.nan, high=math.nan, kind="none")
+        if self.baseline_probs is not None and np.array_equal(self.target_probs, self.baseline_probs):
+            return TrustedInterval(low=0.0, high=0.0, kind="exact")
+        verdict = gate(estimate, weight=self.weight)
+        if verdict.interval == "normal":
+            low, high = estimate.interval(self.level)
+            return TrustedInterval(low=low, high=high, kind="normal")
+        low, high = self.finite_sample
+        return TrustedInterval(low=low, high=high, kind="finite-sample", reasons=verdict.reasons)
+
+    @cached_property
+    def weight(self) -> PerRound:
+        """(n_rounds,) importance weight, or the difference of two."""
+        weight = self._weight(self.target_probs)
+        if self.baseline_probs is not None:
+            return weight - self._weight(self.baseline_probs)
+        return weight - 1 if self.on_logging else weight
+
+    @cached_property
+    def finite_sample(self) -> tuple[float, float]:
+        """Bounds that hold at any number of rounds."""
+        if self.on_logging:
+            return gain_on_logging_bounds(
+                weight=self._weight(self.target_probs),
+                outcome=self.outcome,
+                outcome_range=self.outcome_range,
+                level=self.level,
+            )
+        return off_policy_bounds(
+            arm=self.arm,
+            outcome=self.outcome,
+            propensity=self.propensity,
+            target_probs=self.target_probs,
+            baseline_probs=self.baseline_probs,
+            outcome_range=self.outcome_range,
+            level=self.level,
+        )
+
+    def _weight(self, probs: PerArm) -> PerRound:
+        return importance_weights(arm=self.arm, propensity=self.propensity, target_probs=probs)
+
+
 def trusted_interval(
     estimate: Estimate,
     *,
@@ -46,51 +131,14 @@ def trusted_interval(
     outcome_range: tuple[float, float],
     level: float = 0.95,
 ) -> TrustedInterval:
-    """Return the interval of a policy's value, or of a difference, that covers as it says on this log.
-
-    The normal interval where `gate` is open; else `off_policy_bounds`, by betting on w y alone, which asks nothing but
-    right propensities and does not use the estimate: it may be far wider, and the estimate need not lie in its middle.
-
-    Args:
-        estimate: The estimate, over the rounds that follow.
-        arm: Logged arm.
-        outcome: Realised outcome of the logged arm; no NaN.
-        propensity: Probability of the logged arm, in (0, 1].
-        target_probs: Target policy's probability of every arm.
-        baseline_probs: Those of the policy that is subtracted; None for a value.
-        on_logging: Whether what is subtracted is the value of the policy that wrote the log.
-        outcome_range: Lowest and highest outcome that can occur.
-        level: Coverage.
-
-    Raises:
-        InvalidParameterError: An outcome lies outside its range, `level` outside (0, 1), or both `baseline_probs` and
-            `on_logging` are given.
-    """
-    if on_logging and baseline_probs is not None:
-        raise InvalidParameterError("on_logging and baseline_probs both name what is subtracted; give one of them")
-    if math.isinf(estimate.bias_bound):
-        return TrustedInterval(low=math.nan, high=math.nan, kind="none")
-    weight = importance_weights(arm=arm, propensity=propensity, target_probs=target_probs)
-    if baseline_probs is not None:
-        weight = weight - importance_weights(arm=arm, propensity=propensity, target_probs=baseline_probs)
-        if not weight.any() and np.array_equal(target_probs, baseline_probs):
-            return TrustedInterval(low=0.0, high=0.0, kind="exact")
-    elif on_logging:
-        weight = weight - 1
-    verdict = gate(estimate, weight=weight)
-    if verdict.interval == "normal":
-        low, high = estimate.interval(level)
-        return TrustedInterval(low=low, high=high, kind="normal")
-    if on_logging:
-        low, high = gain_on_logging_bounds(weight=weight + 1, outcome=outcome, outcome_range=outcome_range, level=level)
-    else:
-        low, high = off_policy_bounds(
-            arm=arm,
-            outcome=outcome,
-            propensity=propensity,
-            target_probs=target_probs,
-            baseline_probs=baseline_probs,
-            outcome_range=outcome_range,
-            level=level,
-        )
-    return TrustedInterval(low=low, high=high, kind="finite-sample", reasons=verdict.reasons)
+    """Return the interval of one estimate; arguments and errors as for `TrustedIntervals`."""
+    return TrustedIntervals(
+        arm=arm,
+        outcome=outcome,
+        propensity=propensity,
+        target_probs=target_probs,
+        baseline_probs=baseline_probs,
+        on_logging=on_logging,
+        outcome_range=outcome_range,
+        level=level,
+    ).of(estimate)
