@@ -67,8 +67,7 @@ def study(options: Options) -> Report:
     for campaign in campaigns:
         path = SHARED_DATA / f"obd_small_{campaign}.parquet"
         if not path.is_file():
-            print(f"{path} does not exist; get the data first", file=sys.stderr)
-            raise SystemExit(2)
+            raise FileNotFoundError(f"{path} does not exist: the study needs the small Open Bandit Dataset")
         uniform, thompson = (_read(campaign, policy) for policy in ("random", "bts"))
         n_items = int(uniform.item.max()) + 1
         shares = _shares(thompson, n_items=n_items)
