@@ -84,6 +84,7 @@ def evaluate(
     Rounds a router was fitted on are never read; with --cross-fit its method is refitted without them.
     """
     from pointsman.logs import read_log
+    from pointsman.ope import ESTIMATORS
     from pointsman.pipeline import Requirement, check, evaluate_cross_fitted, one_sided_level
     from pointsman.pipeline import evaluate as estimate
     from pointsman.router import Router
@@ -102,7 +103,13 @@ def evaluate(
     targets = [_target(name) for name in names]
     opponents = None if against is None else [_target(name) for name in against]
     rounds = read_log(path)
+    shown = estimator or ["dr"]
+    unknown = set(shown) - {*ESTIMATORS, "all"}
+    if unknown:
+        raise InvalidParameterError(f"estimator must be among {list(ESTIMATORS)} or 'all'; got {sorted(unknown)}")
+    everything = as_json or report is not None or "all" in shown
     options: dict[str, Any] = {
+        "estimators": ESTIMATORS if everything else shown,
         "against": opponents,
         "quality_per_usd": quality_per_usd or None,
         "level": level,
@@ -125,7 +132,7 @@ def evaluate(
     if as_json:
         print_json(found.to_dict() | ({"requirements": _json_rows(verdicts)} if requirements else {}))
     else:
-        _show(found, estimators=estimator or ["dr"], report=report)
+        _show(found, estimators=shown, report=report)
         _show_verdicts(verdicts, confidence=confidence)
     if not all(verdict["met"] for verdict in verdicts):
         raise typer.Exit(1)
@@ -279,9 +286,6 @@ def _show(found: Evaluation, *, estimators: list[str], report: Path | None) -> N
         console.print(found.headline["sentence"], style="bold")
     several = len({row["policy"] for row in found.rows}) > 1
     shown = [row for row in found.rows if "all" in estimators or row["estimator"] in estimators]
-    if not shown:
-        known = list(dict.fromkeys(row["estimator"] for row in found.rows))
-        raise InvalidParameterError(f"estimator must be among {known} or 'all'; got {estimators}")
     console.print(
         grid(
             *(["policy"] if several else []),

@@ -584,7 +584,10 @@ class Bets(NamedTuple):
         Falls in `mean`: a bet that is cut to BOLDNESS / (mean - lowest) grows by 1 - BOLDNESS + BOLDNESS (payoff -
         lowest) / (mean - lowest), which does. Broadcasts; means above `lowest`.
         """
-        return np.log1p(np.minimum(self.size, BOLDNESS / (mean - self.lowest)) * (self.payoff - mean))
+        # A mean at the lowest value leaves nothing to lose, so that nothing limits the bet.
+        with np.errstate(divide="ignore"):
+            limit = BOLDNESS / (mean - self.lowest)
+        return np.log1p(np.minimum(self.size, limit) * (self.payoff - mean))
 
     def on_grid(self, means: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
         """Return (n_rows, n_means) log growth in some rounds at several means."""

@@ -665,3 +665,11 @@ def test_off_policy_bounds_check_their_arguments(change, message):
     assert 0 <= low < high <= 1
     with pytest.raises(InvalidParameterError, match=message):
         off_policy_bounds(**{**good, **change})
+
+
+def test_values_that_are_all_the_lowest_are_bounded_in_silence():
+    """A mean on trial that is the lowest value limits no bet; nothing divides by zero."""
+    low, high = betting(np.zeros(50), low=0.0, high=1.0)
+
+    assert low == 0.0
+    assert 0.0 < high < 0.2

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pointsman.errors import InvalidParameterError
+from pointsman.errors import InvalidParameterError, SmallSampleWarning
 from pointsman.logs import LoggedRounds
 from pointsman.pipeline import Requirement, check, evaluate, evaluate_cross_fitted, fit, one_sided_level, power, score
 from tests.tables import small_logs
@@ -301,3 +301,9 @@ def test_a_model_never_tried_on_a_slice_is_named(logs, router):
     assert cells["code", "coder"]["target_share"] > 0.5
     assert not cells["cooking", "cheap"]["unsupported"]
     assert any("never tried coder on code" in sentence for sentence in found.limits)
+
+
+def test_power_from_too_few_rounds_is_doubted(logs, router):
+    """A noise that few rounds tell comes with a warning."""
+    with pytest.warns(SmallSampleWarning, match="the rounds needed may be far more"):
+        power(router, logs[1].take(np.arange(60)), quality_per_usd=LAMBDA)

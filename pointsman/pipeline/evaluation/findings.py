@@ -223,5 +223,9 @@ def _parts(evidence: Evidence, policy: str, against: str, trade_off: TradeOff) -
     cost_usd, _ = difference(evidence, policy, against, trade_off, "cost_usd")
     rows = evidence.known("cost_usd", trade_off=trade_off)
     base = evidence.estimate(against, trade_off, "cost_usd", rows=rows).value
-    change = f"{cost_usd.value / base:+.0%}" if base > 0 else f"{1000 * cost_usd.value:+.3g} USD per 1,000 requests"
-    return f"quality {100 * quality.value:+.1f} points and cost {change}"
+    if base > 0:
+        share = cost_usd.value / base
+        change = f"cost {share:+.0%}" if abs(share) >= 0.005 else "about the same cost"
+    else:
+        change = f"cost {1000 * cost_usd.value:+.3g} USD per 1,000 requests"
+    return f"quality {100 * quality.value:+.1f} points and {change}"

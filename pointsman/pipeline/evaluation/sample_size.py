@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from pointsman.errors import InvalidParameterError
-from pointsman.ope import contrast_noise, detectable_effect, rounds_needed
+from pointsman.errors import InvalidParameterError, SmallSampleWarning
+from pointsman.ope import contrast_noise, detectable_effect, gate, rounds_needed
+from pointsman.pipeline.evaluation.compare import weights
 from pointsman.pipeline.evaluation.evidence import Evidence
 from pointsman.pipeline.rounds import json_ready
 from pointsman.types import State
@@ -59,6 +61,9 @@ def power_of(
 
     Raises:
         InvalidParameterError: There is no effect, or the opponent is the log's own policy.
+
+    Warns:
+        SmallSampleWarning: Too few rounds carry the difference for its noise to be known.
     """
     if not effects:
         raise InvalidParameterError("effect must hold at least one difference; got none")
@@ -81,6 +86,18 @@ def power_of(
             baseline_probs=evidence.target_probs(against, trade_off)[known],
         )
         n_rounds = int(known.sum())
+        verdict = gate(
+            evidence.estimate(policy, trade_off, "utility", rows=known)
+            - evidence.estimate(against, trade_off, "utility", rows=known),
+            weight=(weights(evidence, policy, trade_off) - weights(evidence, against, trade_off))[known],
+        )
+        if verdict.interval != "normal":
+            warnings.warn(
+                f"the noise at quality_per_usd {trade_off.quality_per_usd:.4g} is itself told by few rounds "
+                f"({verdict.reasons[0]}): the rounds needed may be far more",
+                SmallSampleWarning,
+                stacklevel=3,
+            )
         for exploration in explorations:
             deviation = noise.standard_deviation(exploration=exploration)
             for effect in effects:
