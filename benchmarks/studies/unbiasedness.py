@@ -15,9 +15,10 @@ from pointsman.nuisance.ridge import PerArmRidge
 from pointsman.ope.estimate import Estimate
 from pointsman.ope.estimators import dr, ips, sndr, snips
 
-N_REPLICATIONS = 10_000
-N_CROSS_FITTED = 2_000
 SIZES = (50, 200, 1_000)
+N_ROUNDS_IN_ALL = 5_000_000
+"""Rounds of all replications of a cell: 100,000 logs of the smallest size, 5,000 of the largest."""
+N_CROSS_FITTED = 2_000
 ALLOWED_Z = 3.0
 
 
@@ -28,7 +29,7 @@ def main() -> int:
 
 def study(options: Options) -> Report:
     """Return mean errors over replications, in Monte Carlo standard errors."""
-    n_replications = 2_000 if options.quick else N_REPLICATIONS
+    n_in_all = 100_000 if options.quick else N_ROUNDS_IN_ALL
     n_cross_fitted = 200 if options.quick else N_CROSS_FITTED
     rows: list[list[str]] = []
     unbiased: list[float] = []
@@ -36,8 +37,12 @@ def study(options: Options) -> Report:
     for overlap in OVERLAPS:
         world = overlap_world(overlap)
         for n_rounds in SIZES[:2] if options.quick else SIZES:
-            errors = _errors(world, n_rounds=n_rounds, n_replications=n_replications, seed=n_rounds)
-            errors["DR, cross-fitted ridge"] = _cross_fitted(world, n_rounds=n_rounds, n_replications=n_cross_fitted)
+            # Seeds of their own for every cell: with shared ones, one unlucky draw would show in several.
+            seed = [n_rounds, OVERLAPS.index(overlap)]
+            errors = _errors(world, n_rounds=n_rounds, n_replications=n_in_all // n_rounds, seed=seed)
+            errors["DR, cross-fitted ridge"] = _cross_fitted(
+                world, n_rounds=n_rounds, n_replications=n_cross_fitted, seed=seed
+            )
             for name, (error, expected) in errors.items():
                 mean = MonteCarlo.of(error)
                 z = mean.z(expected)
@@ -72,13 +77,18 @@ def study(options: Options) -> Report:
             "- Cov(w (y - mu) , w - 1) / n, which the fifth column gives from the population. Where weights are heavy "
             "and rounds few the terms after that one show, too.",
             "",
+            "A first run, of 10,000 logs a cell with random numbers shared between overlaps, had z = 3.8 for "
+            "IPS and 3.5 "
+            "for DR at 50 rounds of moderate overlap (mean errors of 10.3 and 7.7 thousandths), and 3.0 at good "
+            "overlap on the same numbers; this run has ten times as many logs of that size, and others.",
+            "",
             *grid(["estimator", "overlap", "rounds", "replications", "mean error", "expected", "z"], rows),
         ],
     )
 
 
 def _errors(
-    world: World, *, n_rounds: int, n_replications: int, seed: int
+    world: World, *, n_rounds: int, n_replications: int, seed: list[int]
 ) -> dict[str, tuple[NDArray[np.float64], float]]:
     """Return each estimator's errors and the mean error theory expects."""
     target = world.targets[0]
@@ -89,7 +99,7 @@ def _errors(
     n_block = max(1, 1_000_000 // n_rounds)
     for start in range(0, n_replications, n_block):
         n_logs = min(n_block, n_replications - start)
-        drawn = world.draw(n_logs * n_rounds, rng=np.random.default_rng([seed, start]))
+        drawn = world.draw(n_logs * n_rounds, rng=np.random.default_rng([*seed, start]))
         logged = {
             "arm": drawn.arm,
             "outcome": drawn.outcome,
@@ -119,9 +129,11 @@ def _second_order(world: World, target: NDArray[np.float64], predicted: NDArray[
     return -float((target * (residual - ratio) * (weight - 1)).sum(axis=1).mean())
 
 
-def _cross_fitted(world: World, *, n_rounds: int, n_replications: int) -> tuple[NDArray[np.float64], float]:
+def _cross_fitted(
+    world: World, *, n_rounds: int, n_replications: int, seed: list[int]
+) -> tuple[NDArray[np.float64], float]:
     target = world.targets[0]
-    drawn = world.draw(n_replications * n_rounds, rng=np.random.default_rng([n_rounds, 7]))
+    drawn = world.draw(n_replications * n_rounds, rng=np.random.default_rng([*seed, 7]))
     predicted = np.empty((drawn.arm.size, world.n_arms))
     for j in range(n_replications):
         rows = slice(j * n_rounds, (j + 1) * n_rounds)
