@@ -73,6 +73,14 @@ def evaluate(
         typer.Option("--slice", metavar="COLUMN", help="Column to slice by; repeat it. By default task, if there."),
     ] = None,
     propensity: Propensity = "auto",
+    propensity_floor: Annotated[
+        float | None,
+        typer.Option(
+            "--propensity-floor",
+            metavar="P",
+            help="Least probability the logging policy gave any eligible model, if you know it: narrower intervals.",
+        ),
+    ] = None,
     cross_fit: Annotated[
         bool, typer.Option("--cross-fit", help="Refit the router's method by fold and evaluate it out of fold.")
     ] = False,
@@ -100,8 +108,13 @@ def evaluate(
                 f"got {len(names)} routers and {len(against or [])} to compare with"
             )
         level = one_sided_level(confidence)
-    targets = [_target(name) for name in names]
-    opponents = None if against is None else [_target(name) for name in against]
+    loaded = {name: _target(name) for name in [*names, *(against or [])]}
+    # One router goes by its method; of several, each by its folder.
+    several = sum(isinstance(each, Router) for each in loaded.values()) > 1
+    targets = {name: loaded[name] for name in names} if several else [loaded[name] for name in names]
+    opponents: Any = None
+    if against is not None:
+        opponents = {name: loaded[name] for name in against} if several else [loaded[name] for name in against]
     rounds = read_log(path)
     shown = estimator or ["dr"]
     unknown = set(shown) - {*ESTIMATORS, "all"}
@@ -115,13 +128,15 @@ def evaluate(
         "level": level,
         "slices": ("task",) if slices is None else slices,
         "propensity": propensity,
+        "propensity_floor": propensity_floor,
         "seed": seed,
         "show_progress": not as_json,
     }
     if cross_fit:
-        if len(targets) > 1 or not isinstance(targets[0], Router):
+        router = loaded[names[0]]
+        if len(names) > 1 or not isinstance(router, Router):
             raise InvalidParameterError(f"--cross-fit needs exactly one router; got {names}")
-        found = evaluate_cross_fitted(targets[0], rounds, **options)
+        found = evaluate_cross_fitted(router, rounds, **options)
     else:
         found = estimate(targets, rounds, **options)
     if report is not None:

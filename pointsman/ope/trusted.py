@@ -52,6 +52,8 @@ class TrustedIntervals:
         on_logging: Whether what is subtracted is the value of the policy that wrote the log.
         outcome_range: Lowest and highest outcome that can occur.
         level: Coverage.
+        predicted: Predicted outcome of every arm, which finite-sample bounds use where `largest_weight` is finite.
+        largest_weight: Bound on every policy's weight, known beforehand: one over the logging policy's floor.
 
     Raises:
         InvalidParameterError: Both `baseline_probs` and `on_logging` are given.
@@ -65,6 +67,8 @@ class TrustedIntervals:
     on_logging: bool = False
     outcome_range: tuple[float, float]
     level: float = 0.95
+    predicted: PerArm | None = None
+    largest_weight: float = math.inf
 
     def __post_init__(self) -> None:
         if self.on_logging and self.baseline_probs is not None:
@@ -111,7 +115,9 @@ class TrustedIntervals:
             propensity=self.propensity,
             target_probs=self.target_probs,
             baseline_probs=self.baseline_probs,
+            predicted=self.predicted,
             outcome_range=self.outcome_range,
+            largest_weight=self.largest_weight,
             level=self.level,
         )
 
@@ -130,6 +136,8 @@ def trusted_interval(
     on_logging: bool = False,
     outcome_range: tuple[float, float],
     level: float = 0.95,
+    predicted: PerArm | None = None,
+    largest_weight: float = math.inf,
 ) -> TrustedInterval:
     """Return the interval of one estimate; arguments and errors as for `TrustedIntervals`."""
     return TrustedIntervals(
@@ -141,4 +149,6 @@ def trusted_interval(
         on_logging=on_logging,
         outcome_range=outcome_range,
         level=level,
+        predicted=predicted,
+        largest_weight=largest_weight,
     ).of(estimate)

@@ -307,3 +307,25 @@ def test_power_from_too_few_rounds_is_doubted(logs, router):
     """A noise that few rounds tell comes with a warning."""
     with pytest.warns(SmallSampleWarning, match="the rounds needed may be far more"):
         power(router, logs[1].take(np.arange(60)), quality_per_usd=LAMBDA)
+
+
+def test_policies_go_by_the_names_they_are_given(logs, router):
+    """A mapping names its policies; a policy on both sides is one."""
+    other = fit(logs[0], method="knn")
+
+    found = evaluate({"new": router, "old": other}, logs[1], against={"old": other}, quality_per_usd=LAMBDA)
+
+    assert [each["name"] for each in found.policies] == ["new", "old"]
+    assert {(row["policy"], row["against"]) for row in found.comparisons} == {("new", "old")}
+
+
+def test_a_known_floor_narrows_finite_sample_intervals(logs, router):
+    """A uniform policy over three models has weights of three; one that claims more than the log shows is refused."""
+    few = logs[1].take(np.arange(100))
+    plain = evaluate(router, few, quality_per_usd=0).row(0.0)
+    told = evaluate(router, few, quality_per_usd=0, propensity_floor=1 / 3).row(0.0)
+
+    assert plain["interval"] == told["interval"] == "finite-sample"
+    assert told["ci_high"] - told["ci_low"] < plain["ci_high"] - plain["ci_low"]
+    with pytest.raises(InvalidParameterError, match="at most the smallest propensity of the log, 0.333333; got 0.5"):
+        evaluate(router, few, quality_per_usd=0, propensity_floor=0.5)

@@ -65,7 +65,7 @@ def difference(
     change = evidence.estimate(policy, trade_off, outcome, rows=rows) - evidence.estimate(
         against, trade_off, outcome, rows=rows
     )
-    realised, _ = evidence.outcome(outcome, trade_off)
+    realised, predicted = evidence.outcome(outcome, trade_off)
     on_logging = evidence.policies[against].is_logging
     interval = trusted_interval(
         change,
@@ -77,6 +77,8 @@ def difference(
         on_logging=on_logging,
         outcome_range=outcome_range(outcome, trade_off=trade_off, cost_usd=evidence.scores.cost_usd),
         level=evidence.level,
+        predicted=None if math.isinf(evidence.largest_weight) else predicted[rows],
+        largest_weight=evidence.largest_weight,
     )
     normal_low, normal_high = change.interval(evidence.level)
     return change, {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from pointsman.pipeline.evaluation.targets import (
     FoldedDecisions,
     RouterDecisions,
     Target,
+    Targets,
+    distinct,
     fixed_decisions,
     named_targets,
 )
@@ -42,7 +45,7 @@ from pointsman.pipeline.rounds import (
     quality_sources,
 )
 from pointsman.router import Router
-from pointsman.scores import make_scores
+from pointsman.scores import Scores, make_scores
 from pointsman.trade_off import TradeOff
 from pointsman.types import Context, State
 
@@ -51,16 +54,17 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    target: Target | Sequence[Target],
+    target: Targets,
     log: LoggedRounds,
     *,
-    against: Target | Sequence[Target] | None = None,
+    against: Targets | None = None,
     quality_per_usd: Sequence[float] | float | None = None,
     level: float = 0.95,
     estimators: Sequence[str] = ESTIMATORS,
     estimator: str = "dr",
     slices: Sequence[str] = ("task",),
     propensity: Propensity = "auto",
+    propensity_floor: float | None = None,
     n_folds: int = 5,
     seed: int = 0,
     show_progress: bool = False,
@@ -71,7 +75,8 @@ def evaluate(
     DM and DR, and propensities where the log has none, are cross-fitted on the log itself.
 
     Args:
-        target: A router, `"always MODEL"`, `"best-single"`, `"logging"` (the log's own policy), or a list of these.
+        target: A router, `"always MODEL"`, `"best-single"`, `"logging"` (the log's own policy), or several of these, in
+            a list or by names of your choice.
         log: Logged rounds.
         against: What the targets are compared with; the best single model and the log's own policy where None.
         quality_per_usd: Trade-offs; `default_trade_offs` of the log where None.
@@ -80,6 +85,8 @@ def evaluate(
         estimator: What comparisons, frontier, savings and slices rest on.
         slices: Columns of the log to slice by, where it has them.
         propensity: As in `fit`.
+        propensity_floor: Probability the logging policy gave every eligible model at least, where that is known: it
+            makes finite-sample intervals narrower.
         n_folds: Folds of the cross-fitting.
         seed: Seed of the folds and of simultaneous bands.
         show_progress: Whether to show a bar while prompts are encoded.
@@ -101,6 +108,7 @@ def evaluate(
             level=level,
             estimator=estimator,
             propensity=propensity,
+            propensity_floor=propensity_floor,
             n_folds=n_folds,
             seed=seed,
             show_progress=show_progress,
@@ -124,13 +132,14 @@ def evaluate_cross_fitted(
     router: Router,
     log: LoggedRounds,
     *,
-    against: Target | Sequence[Target] | None = None,
+    against: Targets | None = None,
     quality_per_usd: Sequence[float] | float | None = None,
     level: float = 0.95,
     estimators: Sequence[str] = ESTIMATORS,
     estimator: str = "dr",
     slices: Sequence[str] = ("task",),
     propensity: Propensity = "auto",
+    propensity_floor: float | None = None,
     n_folds: int = 5,
     seed: int = 0,
     show_progress: bool = False,
@@ -206,6 +215,7 @@ def evaluate_cross_fitted(
             level=level,
             estimator=estimator,
             propensity=propensity,
+            propensity_floor=propensity_floor,
             n_folds=n_folds,
             seed=seed,
             notes=notes,
@@ -272,6 +282,7 @@ def power(
             level=level,
             estimator="dr",
             propensity=propensity,
+            propensity_floor=None,
             n_folds=n_folds,
             seed=seed,
             show_progress=show_progress,
@@ -287,6 +298,7 @@ def _gather(
     level: float,
     estimator: str,
     propensity: Propensity,
+    propensity_floor: float | None,
     n_folds: int,
     seed: int,
     show_progress: bool,
@@ -325,6 +337,7 @@ def _gather(
         level=level,
         estimator=estimator,
         propensity=propensity,
+        propensity_floor=propensity_floor,
         n_folds=n_folds,
         seed=seed,
         notes=notes,
@@ -332,22 +345,22 @@ def _gather(
     return evidence, notes
 
 
-def _roles(
-    target: Target | Sequence[Target], against: Target | Sequence[Target] | None
-) -> tuple[dict[str, Target], dict[str, Target]]:
+def _roles(target: Targets, against: Targets | None) -> tuple[dict[str, Target], dict[str, Target]]:
     """Return the targets and what they are compared with, by name; a name stands for one policy in both."""
-    own = [target] if isinstance(target, Router | str) else list(target)
+    own = named_targets(target)
+    if not own:
+        raise InvalidParameterError("target must hold at least one policy; got none")
     if against is None:
-        has_router = any(isinstance(each, Router) for each in own)
-        others: list[Target] = [*([BEST_SINGLE] if has_router else []), LOGGING]
+        has_router = any(isinstance(each, Router) for _, each in own)
+        others = named_targets([*([BEST_SINGLE] if has_router else []), LOGGING])
     else:
-        others = [against] if isinstance(against, Router | str) else list(against)
-    targets = named_targets(own)
-    everything = named_targets([*own, *(each for each in others if each not in own)])
+        others = named_targets(against)
+    new = [(name, each) for name, each in others if not any(each is mine or each == mine for _, mine in own)]
+    everything = distinct([*own, *new])
     opponents = {
-        name: each for name, each in everything.items() if any(each is other or each == other for other in others)
+        name: each for name, each in everything.items() if any(each is other or each == other for _, other in others)
     }
-    return targets, opponents
+    return dict(list(everything.items())[: len(own)]), opponents
 
 
 def _answerable(log: LoggedRounds, routers: Sequence[Router]) -> tuple[LoggedRounds, NDArray[np.int64], State]:
@@ -400,6 +413,7 @@ def _evidence(
     level: float,
     estimator: str,
     propensity: Propensity,
+    propensity_floor: float | None,
     n_folds: int,
     seed: int,
     notes: State,
@@ -437,7 +451,21 @@ def _evidence(
         trade_offs=trade_offs,
         level=level,
         estimator=estimator,
+        largest_weight=_largest_weight(propensity_floor, scores=scores),
     )
+
+
+def _largest_weight(floor: float | None, *, scores: Scores) -> float:
+    if floor is None:
+        return math.inf
+    smallest = float(scores.propensity.min())
+    # Propensities that were stored in single precision are off by as much.
+    if not 0 < floor <= smallest * (1 + 1e-6):
+        raise InvalidParameterError(
+            f"propensity_floor must be above 0 and at most the smallest propensity of the log, {smallest:.6g}; "
+            f"got {floor}"
+        )
+    return 1 / floor
 
 
 def _propensity_notes(estimated: NDArray[np.bool_] | None, estimate: PropensityEstimate | None) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ class Evidence:
         trade_offs: Where they are compared.
         level: Coverage of the intervals.
         estimator: The one that comparisons rest on.
+        largest_weight: Bound on every weight, known beforehand; infinite where none is.
     """
 
     log: LoggedRounds
@@ -44,6 +46,7 @@ class Evidence:
     trade_offs: list[TradeOff]
     level: float
     estimator: str = "dr"
+    largest_weight: float = math.inf
     _probs: dict[tuple[str, float], PerArm] = field(default_factory=dict, repr=False)
 
     def target_probs(self, policy: str, trade_off: TradeOff) -> PerArm:

@@ -173,6 +173,7 @@ def _rows(evidence: Evidence, *, policies: Sequence[str], estimators: Sequence[s
             trade_off=trade_off,
             level=evidence.level,
             estimators=estimators,
+            largest_weight=evidence.largest_weight,
             arm_names=evidence.log.arms.names,
         )
     ]

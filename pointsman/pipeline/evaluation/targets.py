@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -20,6 +20,9 @@ from pointsman.types import Context, PerArm
 Target: TypeAlias = Router | str
 """What can be evaluated: a router, `"always MODEL"`, `"best-single"` (the model of highest mean utility on the training
 log of the first router), or `"logging"`, the policy that wrote the log."""
+
+Targets: TypeAlias = Target | Sequence[Target] | Mapping[str, Target]
+"""One of them, several, or several by names of your choice."""
 
 LOGGING = "logging"
 BEST_SINGLE = "best-single"
@@ -157,20 +160,21 @@ def fixed_decisions(name: str, log: LoggedRounds) -> FixedDecisions:
     return FixedDecisions(probabilities=np.tile(np.eye(len(log.arms))[column], (log.n_rounds, 1)))
 
 
-def named_targets(targets: Iterable[Target]) -> dict[str, Target]:
-    """Return targets by a name of their own: a router's is its method, numbered where there are several.
+def named_targets(targets: Targets) -> list[tuple[str, Target]]:
+    """Return targets with their names: those of a mapping, else a router's method and the others' own spelling."""
+    if isinstance(targets, Mapping):
+        return list(targets.items())
+    listed = [targets] if isinstance(targets, Router | str) else targets
+    return [(target.facts.method if isinstance(target, Router) else target, target) for target in listed]
 
-    Raises:
-        InvalidParameterError: There is none.
-    """
+
+def distinct(targets: Iterable[tuple[str, Target]]) -> dict[str, Target]:
+    """Return targets by a name each has alone: the second of a name gets a number."""
     by_name: dict[str, Target] = {}
-    for target in targets:
-        name = target.facts.method if isinstance(target, Router) else target
+    for name, target in targets:
         place = 2
         unique = name
         while unique in by_name:
             unique, place = f"{name} ({place})", place + 1
         by_name[unique] = target
-    if not by_name:
-        raise InvalidParameterError("target must hold at least one policy; got none")
     return by_name

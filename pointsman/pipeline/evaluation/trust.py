@@ -23,7 +23,7 @@ from pointsman.pipeline.evaluation.evidence import Evidence
 from pointsman.trade_off import TradeOff
 from pointsman.types import ArmIndex, PerArm, PerRound, State
 
-GAMMAS = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
+GAMMAS = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 """Strengths of hidden confounding that are shown: the odds of being chosen that something unseen could multiply."""
 
 N_WEIGHT_BINS = 24
