@@ -18,9 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run every study and return 1 where one does not hold, or cannot run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small slice of each, printed and not written")
-    parser.add_argument(
-        "--jobs", type=int, default=2, metavar="N", help="processes, where a study can use several [2]"
-    )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes, where a study can use several [2]")
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER", help="where reports are written")
     args = parser.parse_args(argv)
     options = Options(quick=args.quick, n_processes=args.jobs)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from synthetic import FALSE_FAILURE_Z, FiniteWorld
 
 from pointsman.errors import InvalidParameterError
 from pointsman.ope.estimators import dr
 from pointsman.ope.power import contrast_noise, detectable_effect, rounds_needed
-from synthetic import FALSE_FAILURE_Z, FiniteWorld
 
 
 def noise_of(world, log, *, target, baseline, predicted):

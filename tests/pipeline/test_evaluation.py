@@ -327,5 +327,5 @@ def test_a_known_floor_narrows_finite_sample_intervals(logs, router):
 
     assert plain["interval"] == told["interval"] == "finite-sample"
     assert told["ci_high"] - told["ci_low"] < plain["ci_high"] - plain["ci_low"]
-    with pytest.raises(InvalidParameterError, match="at most the smallest propensity of the log, 0.333333; got 0.5"):
+    with pytest.raises(InvalidParameterError, match=r"at most the smallest propensity of the log, 0\.333333; got 0\.5"):
         evaluate(router, few, quality_per_usd=0, propensity_floor=0.5)
