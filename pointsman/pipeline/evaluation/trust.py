@@ -73,7 +73,7 @@ def trust(evidence: Evidence, *, policies: Sequence[str]) -> State:
     )
     found["missing"] = {
         "share": missingness.share,
-        "p_value": missingness.p_value,
+        "p_value": missingness.p_value if missingness.share > 0 else math.nan,
         "sentence": _missing_sentence(missingness.share, missingness.p_value),
     }
     return found
