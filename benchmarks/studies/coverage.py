@@ -143,7 +143,9 @@ def _of_log(job: Job, seed: int) -> _Log:
         gap_truth = truths[VALUE_OF] - truths[AGAINST]
         opens = {j: _is_open(estimates[j], weight=weights[j]) for j in JUDGED}
         normal[Key(name, "value")] = _normal(value, truths[VALUE_OF], is_open=opens[VALUE_OF])
-        normal[Key(name, "difference")] = _normal(gap, gap_truth, is_open=_is_open(gap, weight=gap_weight))
+        normal[Key(name, "difference")] = _normal(
+            gap, gap_truth, is_open=_is_open(gap, weight=gap_weight, mean_weight=0.0)
+        )
         normal[Key(name, "band over 20")] = _band(estimates, truths, is_open=all(opens.values()), seed=seed)
     finite: dict[Key, tuple[list[bool], float, bool]] = {}
     if seed < N_FINITE[job.n_rounds]:
@@ -225,8 +227,8 @@ def _check(name: str, ours: Estimate, *, world: World, drawn: Drawn, predicted: 
     np.testing.assert_allclose([ours.value, ours.standard_error], [theirs.value, theirs.standard_error], rtol=1e-10)
 
 
-def _is_open(estimate: Estimate, *, weight: PerRound) -> bool:
-    return gate(estimate, weight=weight).interval == "normal"
+def _is_open(estimate: Estimate, *, weight: PerRound, mean_weight: float = 1.0) -> bool:
+    return gate(estimate, weight=weight, mean_weight=mean_weight).interval == "normal"
 
 
 def _normal(estimate: Estimate, truth: float, *, is_open: bool) -> tuple[list[bool], float, bool]:

@@ -84,7 +84,8 @@ class TrustedIntervals:
             return TrustedInterval(low=math.nan, high=math.nan, kind="none")
         if self.baseline_probs is not None and np.array_equal(self.target_probs, self.baseline_probs):
             return TrustedInterval(low=0.0, high=0.0, kind="exact")
-        verdict = gate(estimate, weight=self.weight)
+        differs = self.baseline_probs is not None or self.on_logging
+        verdict = gate(estimate, weight=self.weight, mean_weight=0.0 if differs else 1.0)
         if verdict.interval == "normal":
             low, high = estimate.interval(self.level)
             return TrustedInterval(low=low, high=high, kind="normal")

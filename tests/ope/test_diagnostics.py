@@ -454,8 +454,8 @@ def test_the_gate_is_open_on_a_good_log(seed, rng):
     value = dr(**logged, predicted=log.mean, target_probs=target)
     difference = value - dr(**logged, predicted=log.mean, target_probs=against)
 
-    for estimate, weights in ((value, weight), (difference, weight - other)):
-        found = gate(estimate, weight=weights)
+    for estimate, weights, mean_weight in ((value, weight, 1.0), (difference, weight - other, 0.0)):
+        found = gate(estimate, weight=weights, mean_weight=mean_weight)
         assert (found.interval, found.reasons) == ("normal", ())
         assert found.n_needed == rounds_needed(estimate) < 2_000
 
@@ -483,6 +483,28 @@ def test_the_gate_closes_and_says_why(seed, rng, make, reason):
 
     assert found.interval == "finite-sample"
     assert any(re.search(reason, said) for said in found.reasons)
+
+
+def test_the_gate_closes_where_the_rounds_that_matter_are_not_in_the_log(seed, rng):
+    """A third of the target's decisions are logged once in 5,000: a log without them shows weights of 0.05 and 1.
+
+    No tail, no skewness, 500 effective rounds: only the mean of the weights tells. Of a difference it tells as much.
+    """
+    rare = rng.random(500) < 1 / 3
+    arm = np.zeros(500, dtype=int)
+    target = np.column_stack([np.where(rare, 0.05, 1.0), np.where(rare, 0.95, 0.0)])
+    log = {"arm": arm, "outcome": (rng.random(500) < 0.6).astype(np.float64), "propensity": np.full(500, 1 - 1 / 5_000)}
+    weight = target[:, 0] / log["propensity"]
+    value = snips(**log, target_probs=target)
+
+    found = gate(value, weight=weight)
+    of_difference = gate(value - snips(**log, target_probs=np.eye(2)[arm]), weight=weight - 1, mean_weight=0.0)
+
+    assert value.standard_error > 0
+    for verdict, average in ((found, weight.mean()), (of_difference, weight.mean() - 1)):
+        assert verdict.interval == "finite-sample"
+        assert len(verdict.reasons) == 1
+        assert f"average {average:.3f}, not " in verdict.reasons[0]
 
 
 def test_intervals_behind_an_open_gate_cover(rng):

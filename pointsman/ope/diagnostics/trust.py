@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from pointsman.errors import SmallSampleWarning
+from pointsman.ope.diagnostics.significance import FALSE_ALARM_Z
 from pointsman.ope.diagnostics.weights import effective_sample_size, largest_to_expect
 from pointsman.ope.estimate import Estimate
 from pointsman.types import PerRound
@@ -42,7 +43,7 @@ class Gate:
     largest_share: float
 
 
-def gate(estimate: Estimate, *, weight: PerRound) -> Gate:
+def gate(estimate: Estimate, *, weight: PerRound, mean_weight: float = 1.0) -> Gate:
     """Return which interval of an estimate is to be trusted, from its influence and the weights alone.
 
     The normal interval is, if all of these hold:
@@ -56,16 +57,21 @@ def gate(estimate: Estimate, *, weight: PerRound) -> Gate:
       heaviest round that might as well have been logged is added with the worst residual seen, and may raise the
       variance by half at most.
 
-    The last rule and its constants are ours, chosen by simulation so that intervals cover as they claim wherever the
-    gate is open.
+    - the weights average what they should, to 3.29 standard errors: where the rounds that matter are rare, a log that
+      lacks them shows no tail at all, but its weights average less than one.
+
+    The last two rules and their constants are ours, chosen by simulation so that intervals cover as they claim wherever
+    the gate is open.
 
     Args:
         estimate: An estimate of a policy value, or a difference of two.
         weight: Importance weight of each round; for a difference, that of the weights.
+        mean_weight: What they average if propensities are right: 1 for a value, 0 for a difference.
 
     References:
         Cochran (1977), Sampling Techniques, 3rd edition, section 2.15; Hanley and Lippman-Hand (1983), JAMA 249(13).
     """
+    average, astray = float(weight.mean()), _astray(weight, expected=mean_weight)
     weight = abs(weight)
     effective, needed = effective_sample_size(weight), rounds_needed(estimate)
     squares = float((estimate.influence**2).sum())
@@ -85,6 +91,11 @@ def gate(estimate: Estimate, *, weight: PerRound) -> Gate:
     if LARGEST_SHARE < share < math.inf:
         reasons.append(
             f"one more heavy round, such as this log might have held, would raise the variance by {share:.0%}"
+        )
+    if astray:
+        reasons.append(
+            f"the importance weights average {average:.3f}, not {mean_weight:g}, which is further off than chance "
+            "explains: the rounds that matter are not in this log, or the propensities are wrong"
         )
     return Gate(
         interval="finite-sample" if reasons else "normal",
@@ -126,6 +137,13 @@ def check_sample_size(estimate: Estimate) -> None:
             SmallSampleWarning,
             stacklevel=2,
         )
+
+
+def _astray(weight: PerRound, *, expected: float) -> bool:
+    """Return whether the mean of the weights is further from its expectation than chance, and rounding, explain."""
+    standard_error = float(weight.std(ddof=1)) / math.sqrt(weight.size) if weight.size > 1 else math.inf
+    rounding = weight.size * np.finfo(np.float64).eps * max(1.0, float(abs(weight).max()))
+    return bool(abs(float(weight.mean()) - expected) > FALSE_ALARM_Z * standard_error + rounding)
 
 
 def _varies(estimate: Estimate) -> bool:

@@ -213,7 +213,7 @@ def _saving(saving: Saving, *, weight: PerRound, level: float) -> State:
         saving = replace(saving, change=-1 * saving.change, share=share)
     low, high, share_low, share_high = *nothing, *nothing
     if saving.change is not None:
-        if gate(saving.change, weight=weight).interval == "normal":
+        if gate(saving.change, weight=weight, mean_weight=0.0).interval == "normal":
             low, high = saving.change.interval(level)
             share_low, share_high = nothing if saving.share is None else saving.share.interval(level)
         else:

@@ -90,6 +90,7 @@ def power_of(
             evidence.estimate(policy, trade_off, "utility", rows=known)
             - evidence.estimate(against, trade_off, "utility", rows=known),
             weight=(weights(evidence, policy, trade_off) - weights(evidence, against, trade_off))[known],
+            mean_weight=0.0,
         )
         if verdict.interval != "normal":
             warnings.warn(
