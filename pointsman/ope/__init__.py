@@ -25,6 +25,7 @@ from pointsman.ope.intervals import (
     wald,
 )
 from pointsman.ope.power import ContrastNoise, contrast_noise, detectable_effect, rounds_needed
+from pointsman.ope.powered import prediction_powered
 from pointsman.ope.selection import least_mse_bound, slope, tuned
 from pointsman.ope.sensitivity import (
     Bounds,
@@ -81,6 +82,7 @@ __all__ = [
     "off_policy_bounds",
     "outcome_range",
     "overlap_cells",
+    "prediction_powered",
     "quality_at_equal_cost",
     "rounds_needed",
     "score_policy",
