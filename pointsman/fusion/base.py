@@ -1,0 +1,136 @@
+"""Rounds that several sources judged, and what turns their judgements into expected gold labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+
+from pointsman.errors import InvalidParameterError, NotFittedError
+from pointsman.types import ArmIndex, Context, PerRound
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgedRounds:
+    """Rounds with the labels of several sources; validated once, when it is built.
+
+    Attributes:
+        context: (n_rounds, n_features) features of each round's prompt.
+        arm: (n_rounds,) the arm whose answer was judged.
+        judged: (n_rounds, n_judges) each judge's label, in [0, 1]; NaN where the judge said nothing.
+        gold: (n_rounds,) the gold label, in [0, 1]; NaN where there is none.
+        group: (n_rounds,) label of the prompt: rounds of one prompt share a fold.
+        arms: Name of every arm.
+        judges: Name of every judge.
+    """
+
+    context: Context
+    arm: ArmIndex
+    judged: NDArray[np.float64]
+    gold: PerRound
+    group: NDArray[np.int64]
+    arms: Sequence[str]
+    judges: Sequence[str]
+
+    def __post_init__(self) -> None:
+        shapes = {
+            "context": (self.context.shape[:1], self.gold.shape),
+            "arm": (self.arm.shape, self.gold.shape),
+            "group": (self.group.shape, self.gold.shape),
+            "judged": (self.judged.shape, (self.gold.size, len(self.judges))),
+        }
+        for name, (got, needed) in shapes.items():
+            if got != needed:
+                raise InvalidParameterError(f"{name} must have shape {needed}, one row a label's round; got {got}")
+        for name, labels in (("gold", self.gold), ("judged", self.judged)):
+            outside = (labels < 0) | (labels > 1)  # false for NaN
+            if outside.any():
+                raise InvalidParameterError(
+                    f"{name} must hold labels in [0, 1]; got {labels[outside][0]}; rescale that source"
+                )
+
+    @property
+    def n_rounds(self) -> int:
+        """Number of rounds."""
+        return int(self.gold.size)
+
+    @property
+    def n_arms(self) -> int:
+        """Number of arms."""
+        return len(self.arms)
+
+    @property
+    def n_judges(self) -> int:
+        """Number of judges."""
+        return len(self.judges)
+
+    @property
+    def has_gold(self) -> NDArray[np.bool_]:
+        """(n_rounds,) whether the gold label is known."""
+        return ~np.isnan(self.gold)
+
+    @property
+    def is_judged(self) -> NDArray[np.bool_]:
+        """(n_rounds,) whether any judge said something."""
+        return np.asarray((~np.isnan(self.judged)).any(axis=1))
+
+    def take(self, indices: ArrayLike) -> JudgedRounds:
+        """Return the rounds at these indices, or where this mask holds."""
+        rows = np.asarray(indices)
+        return replace(
+            self,
+            context=self.context[rows],
+            arm=self.arm[rows],
+            judged=self.judged[rows],
+            gold=self.gold[rows],
+            group=self.group[rows],
+        )
+
+    def without_gold(self, hidden: NDArray[np.bool_]) -> JudgedRounds:
+        """Return the rounds with the gold labels hidden where the mask holds; the judges' stay."""
+        return replace(self, gold=np.where(hidden, np.nan, self.gold))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Corrected:
+    """Labels in gold units.
+
+    Attributes:
+        quality: (n_rounds,) expected gold label; NaN where the method has nothing to go by.
+        error: (n_rounds,) standard error of that expectation, of what was learned from few gold labels; NaN where
+            the method does not know it.
+    """
+
+    quality: PerRound
+    error: PerRound
+
+
+class Correction(BaseEstimator, ABC):  # type: ignore[misc]
+    """What predicts a round's gold label from its prompt, its arm and what the judges said of it.
+
+    Follows scikit-learn's rules: the constructor stores, `fit` learns and returns self, learned names end in `_`.
+    """
+
+    name: ClassVar[str]
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.endswith("_") and not attribute.startswith("_"):
+            raise NotFittedError(f"{type(self).__name__} is not fitted, so it has no {attribute!r}; call fit first")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {attribute!r}")
+
+    @abstractmethod
+    def fit(self, rounds: JudgedRounds) -> Self:
+        """Learn from the rounds whose gold label is known, and from what the judges said of all of them.
+
+        Raises:
+            InvalidParameterError: The rounds hold too little to learn from.
+        """
+
+    @abstractmethod
+    def correct(self, rounds: JudgedRounds) -> Corrected:
+        """Return the expected gold label of each round. `rounds.gold` is never looked at."""
