@@ -1,7 +1,8 @@
-"""Logs: the table of rounds, its files, and logs simulated from full feedback."""
+"""Logs: the table of rounds, its files, more labels of them, preferences, and logs simulated from full feedback."""
 
 from pointsman.logs.files import read_log, read_table, replacing, write_log, write_table
 from pointsman.logs.full_feedback import FullFeedback, read_full_feedback, write_full_feedback
+from pointsman.logs.labels import LabelMatrix, Labels, label_matrix, read_labels, write_labels
 from pointsman.logs.rounds import LoggedRounds
 from pointsman.logs.simulate import LOGGERS, SIGNALS, Simulated, logging_probabilities, simulate
 
@@ -9,15 +10,20 @@ __all__ = [
     "LOGGERS",
     "SIGNALS",
     "FullFeedback",
+    "LabelMatrix",
+    "Labels",
     "LoggedRounds",
     "Simulated",
+    "label_matrix",
     "logging_probabilities",
     "read_full_feedback",
+    "read_labels",
     "read_log",
     "read_table",
     "replacing",
     "simulate",
     "write_full_feedback",
+    "write_labels",
     "write_log",
     "write_table",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pointsman.errors import InvalidLogError
 
@@ -52,6 +53,27 @@ FULL_FEEDBACK_COLUMNS: Mapping[str, pa.DataType] = {
 }
 """The columns of a full-feedback table that have a fixed type."""
 
+LABEL_COLUMNS: Mapping[str, pa.DataType] = {
+    "round_id": TEXT,
+    "quality": FLOAT,
+    "quality_source": TEXT,
+    "gold_propensity": FLOAT,
+}
+"""The columns of a table of labels that have a fixed type."""
+
+PREFERENCE_COLUMNS: Mapping[str, pa.DataType] = {
+    "pair_id": TEXT,
+    "prompt": TEXT,
+    "model_a": TEXT,
+    "model_b": TEXT,
+    "response_a": TEXT,
+    "response_b": TEXT,
+    "preference": FLOAT,
+    "source": TEXT,
+    "n_votes": COUNT,
+}
+"""The columns of a table of preferences that have a fixed type."""
+
 _RULES: Mapping[pa.DataType, str] = {
     TEXT: "must be text",
     FLOAT: "must be a number",
@@ -93,11 +115,104 @@ def check_names(table: pa.Table, *, source: str) -> None:
         )
 
 
+def check_present(table: pa.Table, required: Mapping[str, str], *, source: str) -> None:
+    """Raise InvalidLogError unless the table has every required column, each given with what it means."""
+    for name, meaning in required.items():
+        if name not in table.column_names:
+            raise InvalidLogError(
+                f"{source}: column {name!r} is missing ({meaning}); got columns {table.column_names}; add or rename one"
+            )
+
+
+def check_cells(column: pa.Array, valid: pa.Array, *, name: str, source: str, rule: str, advice: str) -> None:
+    """Raise InvalidLogError at the first row where `valid` is false; a null is valid."""
+    broken = pc.fill_null(pc.invert(valid), False)
+    if pc.any(broken).as_py():
+        row = int(np.argmax(broken))
+        raise invalid(source=source, column=name, row=row, rule=rule, got=column[row].as_py(), advice=advice)
+
+
+def check_filled(column: pa.Array, *, name: str, source: str, advice: str) -> None:
+    """Raise InvalidLogError where a text is null or empty."""
+    filled = pc.fill_null(pc.not_equal(column, ""), False)
+    check_cells(column, filled, name=name, source=source, rule="must not be null or empty", advice=advice)
+
+
+def check_unit(column: pa.Array, *, name: str, source: str, advice: str) -> None:
+    """Raise InvalidLogError where a number is null or outside [0, 1]."""
+    inside = pc.fill_null(pc.and_(pc.greater_equal(column, 0.0), pc.less_equal(column, 1.0)), False)
+    check_cells(column, inside, name=name, source=source, rule="must be in [0, 1]", advice=advice)
+
+
+def normalised(
+    table: pa.Table, types: Mapping[str, pa.DataType], *, required: Mapping[str, str], source: str
+) -> pa.Table:
+    """Return the table with a format's columns first, in its order and types, then the others as `plain` makes them.
+
+    Args:
+        table: The table as read.
+        types: The format's columns; those the table lacks are left out.
+        required: Those it must have, each with what it means.
+        source: What errors call the table.
+
+    Raises:
+        InvalidLogError: A required column is missing, there is no row, or a cell cannot be read as its type.
+    """
+    check_names(table, source=source)
+    check_present(table, required, source=source)
+    if table.num_rows == 0:
+        raise InvalidLogError(f"{source}: a table must hold at least one row; got none; add some first")
+    names = table.column_names
+    columns = {
+        name: typed(table[name], name=name, dtype=dtype, source=source)
+        for name, dtype in types.items()
+        if name in names
+    }
+    columns |= {name: plain(table[name], name=name, source=source) for name in names if name not in types}
+    return pa.table(columns)
+
+
+def as_table(columns: Mapping[str, object], *, source: str) -> pa.Table:
+    """Return columns given as lists or arrays as a table.
+
+    Raises:
+        InvalidLogError: A column holds values of several types, or the columns differ in length.
+    """
+    arrays = {name: as_array(values, name=name, source=source) for name, values in columns.items()}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise InvalidLogError(f"{source}: columns must be of one length; got {lengths}")
+    return pa.table(arrays)
+
+
+def as_array(values: Any, *, name: str, source: str) -> pa.Array | pa.ChunkedArray:
+    """Return a column given as a list or an array; the rows of a matrix become lists.
+
+    Raises:
+        InvalidLogError: The values are of several types.
+    """
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as mixed:
+        raise InvalidLogError(f"{source}: column {name!r} must hold values of one type; {mixed}") from None
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array, no longer writeable."""
+    array.flags.writeable = False
+    return array
+
+
 def typed(column: pa.ChunkedArray, *, name: str, dtype: pa.DataType, source: str) -> pa.Array:
     """Return the column in one of the log's types, in one chunk, with NaN as null.
 
     Accepted besides the type itself: whole numbers as identifiers, any numeric type as a number, true and false as a
-    quality of 1 and 0, ISO 8601 text and naive time stamps (taken as UTC) as time stamps, dictionary-encoded columns.
+    quality or preference of 1 and 0, ISO 8601 text and naive time stamps (taken as UTC) as time stamps,
+    dictionary-encoded columns.
 
     Raises:
         InvalidLogError: A cell cannot be read as that type.
@@ -168,7 +283,7 @@ def _accepts(dtype: pa.DataType, given: pa.DataType, *, name: str) -> bool:
     if dtype.equals(TEXT):
         return _is_text(given) or (name.endswith(("_id", "_version")) and pa.types.is_integer(given))
     if dtype.equals(FLOAT):
-        return _is_number(given) or (name == "quality" and pa.types.is_boolean(given))
+        return _is_number(given) or (name in ("quality", "preference") and pa.types.is_boolean(given))
     if dtype.equals(COUNT):
         return _is_number(given)
     if dtype.equals(TIMESTAMP):

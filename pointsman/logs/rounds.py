@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from pointsman.arms import Arm, ArmSet
 from pointsman.errors import InvalidLogError, InvalidParameterError
-from pointsman.logs.columns import LOG_COLUMNS, TEXT, check_names, invalid, one_chunk, plain, typed
+from pointsman.logs.columns import (
+    LOG_COLUMNS,
+    TEXT,
+    as_array,
+    as_table,
+    check_cells,
+    check_filled,
+    check_names,
+    check_present,
+    invalid,
+    one_chunk,
+    plain,
+    read_only,
+    typed,
+)
 from pointsman.types import ArmIndex, Eligible, PerRound
 
 _ALWAYS = ("propensity", "quality", "cost_usd", "quality_source")
@@ -69,11 +83,7 @@ class LoggedRounds:
     @classmethod
     def from_columns(cls, *, source: str = "log", arms: ArmSet | None = None, **columns: object) -> Self:
         """Return the rounds of these columns, given as lists or arrays; otherwise as `from_table`."""
-        arrays = {name: _arrow(values, name=name, source=source) for name, values in columns.items()}
-        lengths = {name: len(array) for name, array in arrays.items()}
-        if len(set(lengths.values())) > 1:
-            raise InvalidLogError(f"{source}: columns must be of one length; got {lengths}")
-        return cls(pa.table(arrays), source=source, arms=arms)
+        return cls(as_table(columns, source=source), source=source, arms=arms)
 
     @classmethod
     def concat(cls, parts: Sequence[LoggedRounds]) -> Self:
@@ -131,7 +141,7 @@ class LoggedRounds:
         """Return the rounds with these columns added or replaced, validated again, over the same arms."""
         table = self.table
         for name, values in columns.items():
-            array = _arrow(values, name=name, source=self.source)
+            array = as_array(values, name=name, source=self.source)
             if len(array) != self.n_rounds:
                 raise InvalidLogError(
                     f"{self.source}: column {name!r} must have {self.n_rounds} rows; got {len(array)}"
@@ -167,12 +177,12 @@ class LoggedRounds:
         if not self._is_complete("embedding"):
             return None
         values = pc.list_flatten(self.table["embedding"]).to_numpy()
-        return _read_only(values.reshape(self.n_rounds, -1))
+        return read_only(values.reshape(self.n_rounds, -1))
 
     @cached_property
     def arm(self) -> ArmIndex:
         """Arm that served."""
-        return _read_only(_arm_indices(one_chunk(self.table["model"]), self.arms))
+        return read_only(arm_indices(one_chunk(self.table["model"]), self.arms))
 
     @cached_property
     def propensity(self) -> PerRound:
@@ -193,8 +203,8 @@ class LoggedRounds:
     def eligible(self) -> Eligible:
         """Arms that could have been chosen: all of them where the log does not say."""
         if "eligible_models" not in self.table.column_names:
-            return _read_only(np.ones((self.n_rounds, len(self.arms)), dtype=np.bool_))
-        return _read_only(_eligible(one_chunk(self.table["eligible_models"]), self.arms))
+            return read_only(np.ones((self.n_rounds, len(self.arms)), dtype=np.bool_))
+        return read_only(_eligible(one_chunk(self.table["eligible_models"]), self.arms))
 
     @cached_property
     def quality_source(self) -> list[str]:
@@ -205,8 +215,8 @@ class LoggedRounds:
     def fallback(self) -> NDArray[np.bool_]:
         """(n_rounds,) whether the arm stood in for a chosen one that failed."""
         if "fallback" not in self.table.column_names:
-            return _read_only(np.zeros(self.n_rounds, dtype=np.bool_))
-        return _read_only(self.table["fallback"].to_numpy())
+            return read_only(np.zeros(self.n_rounds, dtype=np.bool_))
+        return read_only(self.table["fallback"].to_numpy())
 
     @cached_property
     def identity(self) -> NDArray[np.uint64]:
@@ -226,7 +236,7 @@ class LoggedRounds:
             key = name.encode()
             # The length keeps ("ab", "c") and ("a", "bc") apart.
             digests += hashlib.blake2b(b"%d:%b%b" % (len(key), key, content), digest_size=8).digest()
-        return _read_only(np.frombuffer(bytes(digests), dtype="<u8").astype(np.uint64))
+        return read_only(np.frombuffer(bytes(digests), dtype="<u8").astype(np.uint64))
 
     @cached_property
     def content_hash(self) -> str:
@@ -255,17 +265,13 @@ class LoggedRounds:
         return self.table[name].to_pylist()  # type: ignore[no-any-return]
 
     def _numbers(self, name: str) -> PerRound:
-        return _read_only(pc.fill_null(self.table[name], np.nan).to_numpy())
+        return read_only(pc.fill_null(self.table[name], np.nan).to_numpy())
 
 
 def _normalised(table: pa.Table, *, source: str) -> pa.Table:
     check_names(table, source=source)
     names = table.column_names
-    for name, meaning in _REQUIRED.items():
-        if name not in names:
-            raise InvalidLogError(
-                f"{source}: column {name!r} is missing ({meaning}); got columns {names}; add or rename one"
-            )
+    check_present(table, _REQUIRED, source=source)
     if not {"prompt", "embedding"} & set(names):
         raise InvalidLogError(
             f"{source}: column 'prompt' is missing, and 'embedding' with it; got columns {names}; add one of the two"
@@ -287,15 +293,7 @@ def _normalised(table: pa.Table, *, source: str) -> pa.Table:
 
 def _check_keys(table: pa.Table, source: str) -> None:
     for name, advice in (("round_id", "give each round a name of its own"), ("model", "name the model that served")):
-        column = one_chunk(table[name])
-        _check(
-            column,
-            pc.fill_null(pc.not_equal(column, ""), False),
-            name=name,
-            source=source,
-            rule="must not be null or empty",
-            advice=advice,
-        )
+        check_filled(one_chunk(table[name]), name=name, source=source, advice=advice)
     names = one_chunk(table["round_id"])
     if pc.count_distinct(names).as_py() < len(names):
         code = names.dictionary_encode().indices.to_numpy()
@@ -314,7 +312,7 @@ def _check_keys(table: pa.Table, source: str) -> None:
 
 def _check_numbers(table: pa.Table, source: str) -> None:
     propensity = one_chunk(table["propensity"])
-    _check(
+    check_cells(
         propensity,
         pc.and_(pc.greater(propensity, 0.0), pc.less_equal(propensity, 1.0)),
         name="propensity",
@@ -323,7 +321,7 @@ def _check_numbers(table: pa.Table, source: str) -> None:
         advice="log the probability of the model that served, or leave it null to have it estimated",
     )
     quality = one_chunk(table["quality"])
-    _check(
+    check_cells(
         quality,
         pc.and_(pc.greater_equal(quality, 0.0), pc.less_equal(quality, 1.0)),
         name="quality",
@@ -334,7 +332,7 @@ def _check_numbers(table: pa.Table, source: str) -> None:
     for name in _NOT_NEGATIVE:
         if name in table.column_names:
             column = one_chunk(table[name])
-            _check(
+            check_cells(
                 column,
                 pc.and_(pc.greater_equal(column, 0), pc.is_finite(column)),
                 name=name,
@@ -403,7 +401,7 @@ def _checked_arms(table: pa.Table, arms: ArmSet | None, *, source: str) -> ArmSe
             "drop those rounds or add the arms"
         )
     if lists is not None:
-        served = _eligible(lists, arms)[np.arange(len(model)), _arm_indices(model, arms)]
+        served = _eligible(lists, arms)[np.arange(len(model)), arm_indices(model, arms)]
         if not served.all():
             row = int(np.argmax(~served))
             rule = f"must hold the model that served, {model[row].as_py()!r}"
@@ -422,15 +420,8 @@ def _not_eligible(lists: pa.Array, row: int, *, rule: str, source: str) -> Inval
     )
 
 
-def _check(column: pa.Array, valid: pa.Array, *, name: str, source: str, rule: str, advice: str) -> None:
-    """Raise InvalidLogError at the first row where `valid` is false; a null is valid."""
-    broken = pc.fill_null(pc.invert(valid), False)
-    if pc.any(broken).as_py():
-        row = int(np.argmax(broken))
-        raise invalid(source=source, column=name, row=row, rule=rule, got=column[row].as_py(), advice=advice)
-
-
-def _arm_indices(names: pa.Array, arms: ArmSet) -> ArmIndex:
+def arm_indices(names: pa.Array, arms: ArmSet) -> ArmIndex:
+    """Return the place of each row's model among the arms."""
     encoded = names.dictionary_encode()
     columns: ArmIndex = arms.indices(encoded.dictionary.to_pylist()).take(encoded.indices.to_numpy())
     return columns
@@ -441,7 +432,7 @@ def _eligible(lists: pa.Array, arms: ArmSet) -> Eligible:
     eligible[lists.is_null().to_numpy(zero_copy_only=False)] = True
     flat = pc.list_flatten(lists)
     if len(flat):
-        eligible[pc.list_parent_indices(lists).to_numpy(), _arm_indices(flat, arms)] = True
+        eligible[pc.list_parent_indices(lists).to_numpy(), arm_indices(flat, arms)] = True
     return eligible
 
 
@@ -456,22 +447,6 @@ def _union(sets: Sequence[ArmSet]) -> ArmSet:
                 f"got {by_name[arm.name].cost_factor} and {arm.cost_factor}"
             )
     return ArmSet(tuple(by_name[name] for name in sorted(by_name)))
-
-
-def _arrow(values: Any, *, name: str, source: str) -> pa.Array | pa.ChunkedArray:
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values
-    if isinstance(values, np.ndarray) and values.ndim == 2:
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as mixed:
-        raise InvalidLogError(f"{source}: column {name!r} must hold values of one type; {mixed}") from None
-
-
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False
-    return array
 
 
 def _update(update: Callable[[bytes | memoryview], object], array: pa.Array) -> None:
