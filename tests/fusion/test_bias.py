@@ -36,7 +36,7 @@ def _even(rounds: JudgedRounds) -> np.ndarray:
     return np.full(rounds.n_rounds, rounds.has_gold.mean())
 
 
-def test_bias_is_that_of_the_world(rng):
+def test_bias_is_that_of_the_world(seed, rng):
     """Overall and by arm, where labels meet and where they do not, bias is the truth within its errors."""
     for paired in (True, False):
         world = judging(n_rounds=6_000, n_gold=900, rng=rng, n_judges=2, paired=paired)
@@ -69,7 +69,7 @@ def test_intervals_cover_as_they_say():
     assert abs(covered - 900) < FALSE_FAILURE_Z * np.sqrt(1_000 * 0.9 * 0.1)
 
 
-def test_weights_undo_who_was_asked(rng):
+def test_weights_undo_who_was_asked(seed, rng):
     """Gold asked for mostly where the judge is right leaves the weighted bias at the truth; it moves a plain one."""
     kind = rng.random(20_000) < 0.5
     asked = np.where(kind, 0.02, 0.3)
@@ -110,7 +110,7 @@ def test_equal_differences_do_not_claim_certainty():
     assert row.ci_high - row.ci_low > 0.1
 
 
-def test_only_the_cell_that_differs_is_flagged(rng):
+def test_only_the_cell_that_differs_is_flagged(seed, rng):
     """Of 20 slices one has another bias: it is flagged, and the others, but for Holm's 5%, are not."""
     n = 20_000
     label = rng.integers(20, size=n)
@@ -142,7 +142,7 @@ def test_an_arm_that_games_the_judge_is_flagged(seed):
     assert [row.cell for row in rows if row.gamed] == ["arm 3"]
 
 
-def test_a_kind_judge_is_no_gamed_one(rng):
+def test_a_kind_judge_is_no_gamed_one(seed, rng):
     """A judge that is as far off everywhere, or that varies on the arm it favours, flags no arm."""
     n = 3_000
     arm = rng.integers(3, size=n)
@@ -180,7 +180,7 @@ def test_a_constant_judge_agrees_with_nothing():
     assert found.auc == 0.5
 
 
-def test_calibration_bins_hold_every_pair_once(rng):
+def test_calibration_bins_hold_every_pair_once(seed, rng):
     """Bins follow each other, hold all pairs, and gold is within its interval of what was drawn."""
     judged = rng.random(4_000)
     gold = np.where(rng.random(4_000) < 0.5, (rng.random(4_000) < judged**2).astype(float), np.nan)
@@ -196,7 +196,7 @@ def test_calibration_bins_hold_every_pair_once(rng):
         assert each.ci_low <= (judged[inside] ** 2).mean() <= each.ci_high
 
 
-def test_worth_is_the_formula_of_a_linear_judge(rng):
+def test_worth_is_the_formula_of_a_linear_judge(seed, rng):
     """A judge that correlates rho with gold within arms replaces about n / (1 - r^2 (1 - n / N)) - n gold labels."""
     n, n_gold = 20_000, 2_000
     arm = rng.integers(2, size=n)
@@ -220,7 +220,7 @@ def test_worth_is_the_formula_of_a_linear_judge(rng):
     assert found.worth_its_price is True
 
 
-def test_noise_replaces_next_to_nothing(rng):
+def test_noise_replaces_next_to_nothing(seed, rng):
     """A judge of pure noise replaces under a twentieth of the gold labels, and dear at that is not worth its price."""
     n = 10_000
     rounds = _rounds(rng.random(n), np.where(rng.random(n) < 0.1, rng.random(n), np.nan))
