@@ -42,6 +42,8 @@ class FitFacts:
         unlearnable_models: The models of these rounds, and models that were eligible and never served.
         propensities: `logged`, `estimated` or `both`.
         quality_sources: Who judged quality.
+        n_gold: Rounds with a gold label; None where that was not noted.
+        correction: How judges' labels were brought to gold units; None where they were not.
         n_rounds_by_model: Rounds each arm served.
         logged_cost_usd: Mean logged cost of each arm's rounds, in USD; None where none is known.
         mean_quality: Mean predicted quality of each arm over all training prompts, out of fold.
@@ -67,6 +69,8 @@ class FitFacts:
     mean_quality: Mapping[str, float]
     mean_cost_usd: Mapping[str, float | None]
     version: str
+    n_gold: int | None = None
+    correction: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

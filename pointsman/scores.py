@@ -69,6 +69,8 @@ class Scores:
         predicted_cost_usd: Out-of-fold outcome model of cost for every arm, in USD.
         fold: (n_rounds,) int, the fold each round was predicted in.
         estimated: (n_rounds,) bool, whether the propensity is an estimate; None where that is not known.
+        quality_weight: (n_rounds,) what each quality is worth in a regression, in (0, 1]: less where it is a corrected
+            judge's label whose correction is in doubt; None where all are worth the same.
     """
 
     arm: ArmIndex
@@ -80,6 +82,7 @@ class Scores:
     predicted_cost_usd: PerArm
     fold: ArmIndex
     estimated: NDArray[np.bool_] | None = None
+    quality_weight: PerRound | None = None
 
     @property
     def n_rounds(self) -> int:
@@ -128,6 +131,7 @@ def make_scores(
     seed: int,
     groups: NDArray[np.generic] | None = None,
     arm_names: Sequence[str] | None = None,
+    quality_weight: PerRound | None = None,
 ) -> tuple[Scores, PropensityEstimate | None]:
     """Cross-fit all nuisances of a log and return its scores, with the propensity estimate where one was needed.
 
@@ -148,6 +152,7 @@ def make_scores(
         seed: Draws the folds.
         groups: (n_rounds,) label of each round; rounds of one label, such as repeats of one prompt, share a fold.
         arm_names: Names for warnings; column numbers where None.
+        quality_weight: (n_rounds,) what each quality is worth in a regression, in (0, 1]; one where None.
 
     Returns:
         The scores; and the propensity estimate, whose rows are the rounds with `Scores.estimated`, or None.
@@ -201,8 +206,13 @@ def make_scores(
         )
         of_logged_arm[estimated] = estimate.of_logged_arm
     predicted_quality, predicted_cost_usd = (
-        cross_fit_outcomes(model, context=context, outcome=outcome, arm=arm, n_arms=n_arms, fold=fold)
-        for model, outcome in ((outcome_model, quality), (cost_model or outcome_model, cost_usd))
+        cross_fit_outcomes(
+            model, context=context, outcome=outcome, arm=arm, n_arms=n_arms, fold=fold, sample_weight=weight
+        )
+        for model, outcome, weight in (
+            (outcome_model, quality, quality_weight),
+            (cost_model or outcome_model, cost_usd, None),
+        )
     )
     scores = Scores(
         arm=arm,
@@ -214,5 +224,6 @@ def make_scores(
         predicted_cost_usd=predicted_cost_usd,
         fold=fold,
         estimated=estimated,
+        quality_weight=quality_weight,
     )
     return scores, estimate

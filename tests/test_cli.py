@@ -251,7 +251,7 @@ def test_nothing_to_say_is_exit_code_1(folder, tmp_path):
 def test_notes_are_one_line_each_and_not_repeated(folder, tmp_path):
     """Statistical doubts go to standard error, once; standard output stays JSON."""
     log = read_log(folder / "log.parquet")
-    judged = ["judge" if i % 2 else "gold" for i in range(log.n_rounds)]
+    judged = ["judge"] * log.n_rounds
     write_log(log.with_columns(propensity=np.ones(log.n_rounds), quality_source=judged), tmp_path / "doubtful.parquet")
     result = run("fit", tmp_path / "doubtful.parquet", "--out", tmp_path / "r", "--method", "direct", "--json")
     assert result.exit_code == 0, result.output

@@ -10,13 +10,17 @@ import typer
 
 from pointsman.cli.app import app
 from pointsman.cli.options import (
+    CorrectionName,
     CostColumn,
+    Gold,
     Json,
+    LabelsFile,
     Models,
     Propensity,
     QualityColumn,
     Seed,
     Where,
+    read_labels_file,
     read_table_file,
     split_names,
 )
@@ -111,6 +115,9 @@ def fit(
     method: Annotated[
         str, typer.Option("--method", help="How to learn: a name of `pointsman doctor`'s list.")
     ] = "auto",
+    labels: LabelsFile = None,
+    gold: Gold = "gold",
+    correction: CorrectionName = "hierarchical",
     propensity: Propensity = "auto",
     encoder: Annotated[
         str, typer.Option("--encoder", help="static (fast, the default) or onnx (MiniLM, extra [onnx]).")
@@ -129,6 +136,9 @@ def fit(
         rounds,
         method=method,
         seed=seed,
+        labels=read_labels_file(labels),
+        gold=gold,
+        correction=correction,
         encoder=_encoder(encoder) if rounds.prompt is not None else None,
         n_folds=folds,
         propensity=propensity,  # type: ignore[arg-type]  # checked there
@@ -150,6 +160,8 @@ def fit(
                 "unlearnable_models": list(facts.unlearnable_models),
                 "propensities": facts.propensities,
                 "quality_sources": list(facts.quality_sources),
+                "n_gold": facts.n_gold,
+                "correction": facts.correction,
                 "cost_scale_usd": router.cost_scale_usd,
             }
         )
@@ -176,6 +188,8 @@ def fit(
         console.print(line)
     said = {"logged": "logged", "estimated": "estimated", "both": "logged where known, else estimated"}
     console.print(f"propensities: {said[facts.propensities]}")
+    if facts.correction is not None:
+        console.print(f"judges' labels corrected by {facts.n_gold:,} gold ones: {facts.correction}")
     console.print(f"{facts.method} learned from {facts.n_rounds:,} rounds; router in {out}", style="bold")
 
 

@@ -9,14 +9,18 @@ import typer
 
 from pointsman.cli.app import app
 from pointsman.cli.options import (
+    CorrectionName,
     CostColumn,
+    Gold,
     Json,
+    LabelsFile,
     Lambdas,
     Models,
     Propensity,
     QualityColumn,
     Seed,
     Where,
+    read_labels_file,
     read_table_file,
 )
 from pointsman.cli.show import grid, interval, make_console, number, per_thousand, print_json
@@ -81,6 +85,9 @@ def evaluate(
             help="Least probability the logging policy gave any eligible model, if you know it: narrower intervals.",
         ),
     ] = None,
+    labels: LabelsFile = None,
+    gold: Gold = "gold",
+    correction: CorrectionName = "hierarchical",
     cross_fit: Annotated[
         bool, typer.Option("--cross-fit", help="Refit the router's method by fold and evaluate it out of fold.")
     ] = False,
@@ -129,6 +136,9 @@ def evaluate(
         "slices": ("task",) if slices is None else slices,
         "propensity": propensity,
         "propensity_floor": propensity_floor,
+        "labels": read_labels_file(labels),
+        "gold": gold,
+        "correction": correction,
         "seed": seed,
         "show_progress": not as_json,
     }
@@ -167,6 +177,9 @@ def power(
     chance: Annotated[float, typer.Option("--power", help="Probability of telling it, in (0, 1).")] = 0.8,
     quality_per_usd: Lambdas = None,
     level: Annotated[float, typer.Option("--level", help="One minus the size of the test, in (0, 1).")] = 0.95,
+    labels: LabelsFile = None,
+    gold: Gold = "gold",
+    correction: CorrectionName = "hierarchical",
     propensity: Propensity = "auto",
     seed: Seed = 0,
     as_json: Json = False,
@@ -184,6 +197,9 @@ def power(
         power=chance,
         quality_per_usd=quality_per_usd or None,
         level=level,
+        labels=read_labels_file(labels),
+        gold=gold,
+        correction=correction,
         propensity=propensity,  # type: ignore[arg-type]  # checked there
         seed=seed,
         show_progress=not as_json,

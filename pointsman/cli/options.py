@@ -11,7 +11,7 @@ import typer
 from pointsman.errors import InvalidParameterError
 
 if TYPE_CHECKING:
-    from pointsman.logs import FullFeedback
+    from pointsman.logs import FullFeedback, Labels
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON, for machines.")]
@@ -52,6 +52,36 @@ Propensity = Annotated[
     str,
     typer.Option("--propensity", help="auto, logged or estimated; auto estimates those that the log does not hold."),
 ]
+
+
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="More labels of the log's rounds, of any sources: round_id, quality, quality_source.",
+    ),
+]
+
+
+Gold = Annotated[
+    str, typer.Option("--gold", metavar="SOURCE", help="The source whose labels are the truth; all others are judges.")
+]
+
+
+CorrectionName = Annotated[
+    str,
+    typer.Option("--correction", help="How judges' labels are corrected by gold ones: a name of `pointsman doctor`."),
+]
+
+
+def read_labels_file(path: Path | None) -> Labels | None:
+    """Return the labels in a file; None where there is none."""
+    if path is None:
+        return None
+    from pointsman.logs import read_labels
+
+    return read_labels(path)
 
 
 def read_table_file(

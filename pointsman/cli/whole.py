@@ -98,11 +98,12 @@ def bench(ctx: typer.Context) -> None:
 
 @app.command(epilog="Example: pointsman doctor --json")
 def doctor(as_json: Json = False) -> None:
-    """Say what is installed, whether the encoder works, and which methods and extras are there."""
+    """Say what is installed, whether the encoder works, and which methods, corrections and extras are there."""
     import platform
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
+    from pointsman.fusion import CORRECTIONS
     from pointsman.policies import METHODS
 
     def version_of(package: str) -> str | None:
@@ -128,6 +129,7 @@ def doctor(as_json: Json = False) -> None:
         "packages": packages,
         "extras": present,
         "methods": sorted(METHODS),
+        "corrections": sorted(CORRECTIONS),
         "encoder": "ok" if problem is None else problem,
     }
     missing = [name for name, version in packages.items() if version is None]
@@ -137,7 +139,8 @@ def doctor(as_json: Json = False) -> None:
         rows = [["pointsman", __version__], ["python", str(state["python"])]]
         rows += [[name, version or "missing"] for name, version in packages.items()]
         rows += [[f"extra [{extra}]", "present" if there else "absent"] for extra, there in present.items()]
-        rows += [["methods", ", ".join(state["methods"])], ["static encoder", state["encoder"]]]
+        rows += [["methods", ", ".join(state["methods"])], ["corrections", ", ".join(state["corrections"])]]
+        rows += [["static encoder", state["encoder"]]]
         make_console().print(grid("what", "found", rows=rows))
     if problem is not None or missing:
         raise typer.Exit(UNMET)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,7 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
 from pointsman.errors import InvalidParameterError, NotFittedError
+from pointsman.nuisance.cross_fit import assign_folds, cross_fit_outcomes
 from pointsman.types import ArmIndex, Context, PerRound
+
+N_FOLDS = 5
+"""Folds in which what a judge would say is predicted from what it said elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,10 +84,39 @@ class JudgedRounds:
         """(n_rounds,) whether any judge said something."""
         return np.asarray((~np.isnan(self.judged)).any(axis=1))
 
+    @cached_property
+    def expected(self) -> NDArray[np.float64]:
+        """(n_rounds, n_judges) what each judge would be expected to say of this arm's answer to such a prompt.
+
+        By a ridge per arm that never saw the judge's labels of the round's prompt; the judge's mean where it said too
+        little to learn from. Labels of a judge that said nothing at all are expected to be 0.5.
+        """
+        from pointsman.nuisance.ridge import PerArmRidge
+
+        expected = np.empty((self.n_rounds, self.n_judges))
+        n_folds = min(N_FOLDS, np.unique(self.group).size)
+        fold = assign_folds(self.n_rounds, n_folds=n_folds, seed=0, groups=self.group) if n_folds > 1 else None
+        row = np.arange(self.n_rounds)
+        for j in range(self.n_judges):
+            said = ~np.isnan(self.judged[:, j])
+            if fold is None or np.unique(fold[said]).size < 2:
+                expected[:, j] = self.judged[said, j].mean() if said.any() else 0.5
+                continue
+            predicted = cross_fit_outcomes(
+                PerArmRidge(),
+                context=self.context,
+                outcome=self.judged[:, j],
+                arm=self.arm,
+                n_arms=self.n_arms,
+                fold=fold,
+            )
+            expected[:, j] = np.clip(predicted[row, self.arm], 0, 1)
+        return expected
+
     def take(self, indices: ArrayLike) -> JudgedRounds:
-        """Return the rounds at these indices, or where this mask holds."""
+        """Return the rounds at these indices, or where this mask holds, with what was expected of the judges."""
         rows = np.asarray(indices)
-        return replace(
+        taken = replace(
             self,
             context=self.context[rows],
             arm=self.arm[rows],
@@ -90,10 +124,20 @@ class JudgedRounds:
             gold=self.gold[rows],
             group=self.group[rows],
         )
+        return taken._expecting(self.expected[rows])
 
     def without_gold(self, hidden: NDArray[np.bool_]) -> JudgedRounds:
         """Return the rounds with the gold labels hidden where the mask holds; the judges' stay."""
-        return replace(self, gold=np.where(hidden, np.nan, self.gold))
+        return replace(self, gold=np.where(hidden, np.nan, self.gold))._expecting(self.expected)
+
+    def with_judged(self, judged: NDArray[np.float64]) -> JudgedRounds:
+        """Return the rounds with other labels of the judges; what was expected of them stays."""
+        return replace(self, judged=judged)._expecting(self.expected)
+
+    def _expecting(self, expected: NDArray[np.float64]) -> JudgedRounds:
+        # Kept: no gold label plays a part in it, and it is most of the work.
+        self.__dict__["expected"] = expected
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,3 +178,7 @@ class Correction(BaseEstimator, ABC):  # type: ignore[misc]
     @abstractmethod
     def correct(self, rounds: JudgedRounds) -> Corrected:
         """Return the expected gold label of each round. `rounds.gold` is never looked at."""
+
+    def predict(self, rounds: JudgedRounds) -> PerRound:
+        """Return the expected gold label of each round alone, which may cost less than `correct`."""
+        return self.correct(rounds).quality

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -62,6 +63,28 @@ class LabelMatrix:
     def n_gold(self) -> int:
         """Number of rounds with a gold label; zero also where the gold source occurs nowhere."""
         return int(np.count_nonzero(~np.isnan(self.gold)))
+
+    @property
+    def is_known(self) -> NDArray[np.bool_]:
+        """(n_rounds,) whether anybody judged the round."""
+        return np.asarray(~np.isnan(self.gold) | (~np.isnan(self.judged)).any(axis=1))
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of all labels, in hexadecimal: the same for the same labels in any file and order."""
+        digest = hashlib.sha256("\0".join(self.judges).encode())
+        for labels in (self.judged, self.gold, self.gold_propensity):
+            digest.update(np.ascontiguousarray(labels, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    def take(self, indices: NDArray[np.int64] | NDArray[np.bool_]) -> LabelMatrix:
+        """Return the labels of these rounds, or of those where this mask holds."""
+        return replace(
+            self,
+            judged=self.judged[indices],
+            gold=self.gold[indices],
+            gold_propensity=self.gold_propensity[indices],
+        )
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)

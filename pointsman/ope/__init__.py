@@ -36,7 +36,7 @@ from pointsman.ope.sensitivity import (
     sharp_bounds,
     sharp_flip_gamma,
 )
-from pointsman.ope.trusted import TrustedInterval, trusted_interval
+from pointsman.ope.trusted import GoldLabels, TrustedInterval, trusted_interval
 from pointsman.ope.truth import TrueValue, score_policy
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "EvaluationRow",
     "FrontierPoint",
     "Gate",
+    "GoldLabels",
     "JointIntervals",
     "Ratio",
     "Saving",

@@ -94,13 +94,23 @@ class Estimate:
             return math.nan
         return float(np.std(self.influence, ddof=1) / math.sqrt(self.n_rounds))
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
+    def interval(self, level: float = 0.95, *, degrees_of_freedom: float = math.inf) -> tuple[float, float]:
         """Return the normal interval, widened by the bias bound on both sides; (NaN, NaN) where that is infinite.
+
+        Args:
+            level: Coverage.
+            degrees_of_freedom: Of Student's t, in the normal's place, where they are finite.
 
         Raises:
             InvalidParameterError: `level` lies outside (0, 1).
         """
-        return _widened(self.value, standard_error=self.standard_error, bias_bound=self.bias_bound, level=level)
+        return _widened(
+            self.value,
+            standard_error=self.standard_error,
+            bias_bound=self.bias_bound,
+            level=level,
+            degrees_of_freedom=degrees_of_freedom,
+        )
 
     def sums(self) -> EstimateSums:
         """Return the first and second moments it can be computed from, which add over shards."""
@@ -310,6 +320,8 @@ def _bias_bound(*, mean: float, spread: float, n_rounds: int) -> float:
     return abs(mean) + BIAS_Z * spread / math.sqrt(n_rounds)
 
 
-def _widened(value: float, *, standard_error: float, bias_bound: float, level: float) -> tuple[float, float]:
-    low, high = wald(value, standard_error=standard_error, level=level)
+def _widened(
+    value: float, *, standard_error: float, bias_bound: float, level: float, degrees_of_freedom: float = math.inf
+) -> tuple[float, float]:
+    low, high = wald(value, standard_error=standard_error, level=level, degrees_of_freedom=degrees_of_freedom)
     return (low - bias_bound, high + bias_bound) if math.isfinite(bias_bound) else (math.nan, math.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, TypedDict
 
 import numpy as np
@@ -15,7 +15,7 @@ from pointsman.ope.diagnostics import check_sample_size, diagnose
 from pointsman.ope.estimate import Estimate
 from pointsman.ope.estimators import dm, dr, ips, sndr, snips
 from pointsman.ope.selection import tuned
-from pointsman.ope.trusted import TrustedInterval, TrustedIntervals
+from pointsman.ope.trusted import GoldLabels, TrustedInterval, TrustedIntervals
 from pointsman.trade_off import TradeOff
 from pointsman.types import ArmIndex, Eligible, PerArm, PerRound
 
@@ -120,6 +120,7 @@ def evaluate_policy(
     estimators: Sequence[str] = ESTIMATORS,
     largest_weight: float = math.inf,
     arm_names: Sequence[str] | None = None,
+    gold: Mapping[Outcome, GoldLabels] | None = None,
 ) -> list[EvaluationRow]:
     """Estimate a policy's utility, quality and cost from logged rounds, by several estimators at once.
 
@@ -140,6 +141,7 @@ def evaluate_policy(
         estimators: Among `ESTIMATORS`.
         largest_weight: Bound on the policy's weights, known beforehand, which makes finite-sample intervals narrower.
         arm_names: Names for messages; column numbers where None.
+        gold: The gold labels behind quality and utility, where these are judges' labels corrected by them.
 
     Returns:
         One row for each of `estimators`, in that order.
@@ -205,6 +207,7 @@ def evaluate_policy(
             level=level,
             predicted=None if math.isinf(largest_weight) else predicted[rounds],
             largest_weight=largest_weight,
+            gold=None if gold is None or kind not in gold else gold[kind].take(rounds),
         )
         for kind, outcome, predicted in parts
         for rounds in (~np.isnan(outcome),)

@@ -44,16 +44,24 @@ N_CONTROL_SHARES = 11
 """Shares of the control that bets choose from: 0, 0.1, ..., 1."""
 
 
-def wald(value: float, *, standard_error: float, level: float = 0.95) -> tuple[float, float]:
+def wald(
+    value: float, *, standard_error: float, level: float = 0.95, degrees_of_freedom: float = math.inf
+) -> tuple[float, float]:
     """Return the normal interval value -+ z standard_error, z the (1 + level) / 2 quantile of the standard normal.
 
-    Its coverage tends to `level` as rounds accumulate, if the estimate is unbiased and no few rounds dominate it.
+    With finite `degrees_of_freedom`, of Student's t with so many. Its coverage tends to `level` as rounds accumulate,
+    if the estimate is unbiased and no few rounds dominate it.
 
     Raises:
         InvalidParameterError: `level` lies outside (0, 1).
     """
     check_level(level)
-    half_width = NormalDist().inv_cdf((1 + level) / 2) * standard_error
+    quantile = NormalDist().inv_cdf((1 + level) / 2)
+    if math.isfinite(degrees_of_freedom):
+        from scipy.special import stdtrit
+
+        quantile = float(stdtrit(degrees_of_freedom, (1 + level) / 2))
+    half_width = quantile * standard_error
     return value - half_width, value + half_width
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pointsman.errors import InvalidParameterError
 from pointsman.ope.diagnostics import gate
@@ -36,12 +37,30 @@ class TrustedInterval:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class GoldLabels:
+    """What gold labels stand behind outcomes that are judges' labels corrected by them.
+
+    Attributes:
+        weight: (n_rounds,) one over the probability of a gold label where there is one, else 0.
+        outcome: (n_rounds,) the outcome by the gold label; NaN where there is none.
+    """
+
+    weight: PerRound
+    outcome: PerRound
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> GoldLabels:
+        """Return those of these rounds."""
+        return GoldLabels(weight=self.weight[rows], outcome=self.outcome[rows])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrustedIntervals:
     """The intervals of estimates of one policy's value, or of one difference, that cover as they say on this log.
 
     The normal interval where `gate` is open; else `off_policy_bounds`, by betting on w y alone, which asks nothing but
     right propensities and is the same for every estimator: it may be far wider, and the estimate need not lie in its
-    middle.
+    middle. Where outcomes are corrected labels, Student's t takes the normal's place, with the degrees of freedom of
+    the influence's spread (`degrees_of_freedom`), and finite-sample bounds rest on the gold labels alone.
 
     Attributes:
         arm: Logged arm.
@@ -54,6 +73,7 @@ class TrustedIntervals:
         level: Coverage.
         predicted: Predicted outcome of every arm, which finite-sample bounds use where `largest_weight` is finite.
         largest_weight: Bound on every policy's weight, known beforehand: one over the logging policy's floor.
+        gold: The gold labels behind corrected outcomes; None where outcomes are what was seen.
 
     Raises:
         InvalidParameterError: Both `baseline_probs` and `on_logging` are given.
@@ -69,6 +89,7 @@ class TrustedIntervals:
     level: float = 0.95
     predicted: PerArm | None = None
     largest_weight: float = math.inf
+    gold: GoldLabels | None = None
 
     def __post_init__(self) -> None:
         if self.on_logging and self.baseline_probs is not None:
@@ -85,9 +106,11 @@ class TrustedIntervals:
         if self.baseline_probs is not None and np.array_equal(self.target_probs, self.baseline_probs):
             return TrustedInterval(low=0.0, high=0.0, kind="exact")
         differs = self.baseline_probs is not None or self.on_logging
-        verdict = gate(estimate, weight=self.weight, mean_weight=0.0 if differs else 1.0)
+        gold_weight = None if self.gold is None else self.gold.weight
+        verdict = gate(estimate, weight=self.weight, mean_weight=0.0 if differs else 1.0, gold_weight=gold_weight)
         if verdict.interval == "normal":
-            low, high = estimate.interval(self.level)
+            freedom = math.inf if self.gold is None else degrees_of_freedom(estimate)
+            low, high = estimate.interval(self.level, degrees_of_freedom=freedom)
             return TrustedInterval(low=low, high=high, kind="normal")
         low, high = self.finite_sample
         return TrustedInterval(low=low, high=high, kind="finite-sample", reasons=verdict.reasons)
@@ -103,6 +126,8 @@ class TrustedIntervals:
     @cached_property
     def finite_sample(self) -> tuple[float, float]:
         """Bounds that hold at any number of rounds."""
+        if self.gold is not None:
+            return self._by_gold_alone(self.gold).finite_sample
         if self.on_logging:
             return gain_on_logging_bounds(
                 weight=self._weight(self.target_probs),
@@ -122,6 +147,25 @@ class TrustedIntervals:
             level=self.level,
         )
 
+    def _by_gold_alone(self, gold: GoldLabels) -> TrustedIntervals:
+        """Return the same question to the rounds with a gold label, reweighted to stand for all."""
+        rows = np.flatnonzero((gold.weight > 0) & ~np.isnan(gold.outcome))
+        if rows.size == 0:
+            raise InvalidParameterError("gold must hold a label among these rounds; got none")
+        relative = gold.weight[rows] / gold.weight[rows].mean()
+        return replace(
+            self,
+            arm=self.arm[rows],
+            outcome=gold.outcome[rows],
+            # Where gold labels are rarer, each stands for more rounds.
+            propensity=np.minimum(self.propensity[rows] / relative, 1.0),
+            target_probs=self.target_probs[rows],
+            baseline_probs=None if self.baseline_probs is None else self.baseline_probs[rows],
+            predicted=None,
+            largest_weight=math.inf,
+            gold=None,
+        )
+
     def _weight(self, probs: PerArm) -> PerRound:
         return importance_weights(arm=self.arm, propensity=self.propensity, target_probs=probs)
 
@@ -139,6 +183,7 @@ def trusted_interval(
     level: float = 0.95,
     predicted: PerArm | None = None,
     largest_weight: float = math.inf,
+    gold: GoldLabels | None = None,
 ) -> TrustedInterval:
     """Return the interval of one estimate; arguments and errors as for `TrustedIntervals`."""
     return TrustedIntervals(
@@ -152,4 +197,22 @@ def trusted_interval(
         level=level,
         predicted=predicted,
         largest_weight=largest_weight,
+        gold=gold,
     ).of(estimate)
+
+
+def degrees_of_freedom(estimate: Estimate) -> float:
+    """Return 2 n / (k - 1), k the kurtosis of the influence: infinite where there is no spread.
+
+    A chi-square on that many degrees of freedom has the relative variance of the estimated variance. A few heavy rounds
+    make it small however many rounds there are.
+
+    References:
+        Satterthwaite (1946), Biometrics Bulletin 2(6).
+    """
+    squares = estimate.influence**2
+    mean = float(squares.mean())
+    if not mean > 0:
+        return math.inf
+    excess = float((squares**2).mean()) / mean**2 - 1
+    return 2 * estimate.n_rounds / excess if excess > 0 else math.inf

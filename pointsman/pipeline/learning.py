@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -15,21 +16,21 @@ from pointsman._version import __version__
 from pointsman.arms import ArmSet
 from pointsman.encode import default_encoder
 from pointsman.encode.base import Encoder
-from pointsman.errors import InvalidLogError, InvalidParameterError, LabelWarning, OverlapWarning
-from pointsman.logs import FullFeedback, LoggedRounds, Simulated
+from pointsman.errors import InvalidLogError, InvalidParameterError, OverlapWarning
+from pointsman.fusion import make_correction
+from pointsman.logs import FullFeedback, LabelMatrix, Labels, LoggedRounds, Simulated, label_matrix
 from pointsman.logs import simulate as simulate_log
 from pointsman.logs.simulate import Logger, Signal
 from pointsman.nuisance.base import OutcomeModel
+from pointsman.pipeline.gold_units import CORRECTION, GOLD, in_gold_units
 from pointsman.pipeline.rounds import (
     Propensity,
     encode_prompts,
     encoder_for,
     few_threads,
-    judged,
     known_mean,
     make_context,
     prompt_groups,
-    quality_sources,
 )
 from pointsman.policies import make
 from pointsman.router import FitFacts, Router
@@ -89,6 +90,9 @@ def fit(
     *,
     method: str = "auto",
     seed: int = 0,
+    labels: Labels | None = None,
+    gold: str = GOLD,
+    correction: str = CORRECTION,
     encoder: Encoder | None = None,
     n_folds: int = 5,
     propensity: Propensity = "auto",
@@ -106,10 +110,15 @@ def fit(
     Where such rounds are dropped, the logged propensities no longer are those of what is left, and with
     `propensity="auto"` they are estimated. A round whose quality is not known yet still teaches what was logged when.
 
+    Where some labels are gold and others a judge's, the judges' are brought to gold units first (`fusion.fuse`).
+
     Args:
         log: The logged rounds.
         method: A key of `policies.METHODS`.
         seed: Seed of the folds and of whatever the method draws.
+        labels: More labels of the log's rounds, of any sources; a round may have several.
+        gold: The source whose labels are the truth asked for; all others are judges.
+        correction: How judges' labels are corrected: a key of `fusion.CORRECTIONS`.
         encoder: Turns prompts into context; the default where None. A log without prompts is read by its embeddings.
         n_folds: Folds of the cross-fitting; repeats of one prompt share a fold.
         propensity: `logged`, `estimated`, or `auto`: logged where there is one; see `scores.make_scores`.
@@ -125,19 +134,18 @@ def fit(
         InvalidParameterError: An argument breaks its rule.
 
     Warns:
-        LabelWarning: Quality was judged by a model, or by several sources.
-        OverlapWarning: The log did not explore, or holds too little on an arm.
+        LabelWarning: Quality was judged by a model, and no gold labels correct it.
+        OverlapWarning: The log did not explore, or holds too little on an arm, or on its judges' bias.
         CalibrationWarning: Estimated propensities disagree with the frequencies they claim.
     """
     if not np.isfinite(default_quality_per_usd):
         raise InvalidParameterError(f"default_quality_per_usd must be finite; got {default_quality_per_usd}")
     trade_off = TradeOff(default_quality_per_usd)
     make(method, seed=seed, **(options or {}))  # a wrong option is told before the work
+    make_correction(correction)
     encoder = encoder_for(log, encoder)
-    learnable = learnable_rounds(log)
-    sources = quality_sources(learnable.rounds)
-    if sources != ["gold"]:
-        warnings.warn(judged(sources), LabelWarning, stacklevel=2)
+    matrix = label_matrix(log, labels, gold=gold)
+    learnable = learnable_rounds(log, matrix)
     context = make_context(learnable.rounds, encoder, show_progress=show_progress)
     return learn(
         learnable,
@@ -150,7 +158,9 @@ def fit(
         options=dict(options or {}),
         models=NuisanceModels(outcome=outcome_model, cost=cost_model, propensity=propensity_model),
         trade_off=trade_off,
-        log_hash=log.content_hash,
+        log_hash=log.content_hash if labels is None else _digest(log.content_hash, matrix.content_hash),
+        gold=gold,
+        correction=correction,
     )
 
 
@@ -174,9 +184,10 @@ class NuisanceModels:
 
 @dataclass(frozen=True, kw_only=True)
 class Learnable:
-    """The rounds a router can learn from, and those it cannot: `kept` marks them in the log."""
+    """The rounds a router can learn from with their labels, and those it cannot: `kept` marks them in the log."""
 
     rounds: LoggedRounds
+    labels: LabelMatrix
     arms: ArmSet
     kept: NDArray[np.bool_]
     n_fallback: int
@@ -184,14 +195,14 @@ class Learnable:
     unlearnable: list[str]
 
 
-def learnable_rounds(log: LoggedRounds) -> Learnable:
+def learnable_rounds(log: LoggedRounds, labels: LabelMatrix) -> Learnable:
     """Return the rounds a router can learn from.
 
     Raises:
         InvalidLogError: There is none.
     """
     chosen = ~log.fallback
-    known = chosen & ~np.isnan(log.quality)
+    known = chosen & labels.is_known
     if not known.any():
         raise InvalidLogError(
             f"{log.source}: at least one round that is no fallback must have a quality; got none of {log.n_rounds}; "
@@ -202,6 +213,7 @@ def learnable_rounds(log: LoggedRounds) -> Learnable:
     arms = ArmSet(tuple(arm for arm, has in zip(log.arms, learnable, strict=True) if has))
     return Learnable(
         rounds=log if kept.all() else log.filter(kept),
+        labels=labels.take(kept),
         arms=arms,
         kept=kept,
         n_fallback=int((~chosen).sum()),
@@ -223,6 +235,8 @@ def learn(
     models: NuisanceModels,
     trade_off: TradeOff,
     log_hash: str,
+    gold: str = GOLD,
+    correction: str = CORRECTION,
 ) -> Router:
     """Return the router learned from these rounds; arguments as for `fit`."""
     log, arms = learnable.rounds, learnable.arms
@@ -238,11 +252,15 @@ def learn(
         )
     if learnable.n_unlearnable and propensity == "auto":
         logged = np.full_like(logged, np.nan)
+    units = in_gold_units(
+        log, learnable.labels, context, gold=gold, correction=correction, n_folds=n_folds, seed=seed, stacklevel=4
+    )
     with few_threads(log.n_rounds):
         scores, _ = make_scores(
             context=context,
             arm=arm,
-            quality=log.quality,
+            quality=units.quality,
+            quality_weight=units.weight,
             cost_usd=log.cost_usd,
             logged_propensity=logged,
             eligible=log.eligible[:, columns],
@@ -267,12 +285,14 @@ def learn(
         n_features=int(context.shape[1]),
         log_hash=log_hash,
         n_rounds=log.n_rounds,
-        n_outcomes=int(np.count_nonzero(~np.isnan(log.quality))),
+        n_outcomes=int(np.count_nonzero(~np.isnan(units.quality))),
         n_fallback=learnable.n_fallback,
         n_unlearnable=learnable.n_unlearnable,
         unlearnable_models=learnable.unlearnable,
         propensities="estimated" if estimated.all() else "both" if estimated.any() else "logged",
-        quality_sources=quality_sources(log),
+        quality_sources=units.notes["quality_sources"],
+        n_gold=units.notes["n_gold"],
+        correction=units.notes["correction"],
         n_rounds_by_model={name: int((arm == t).sum()) for t, name in enumerate(arms.names)},
         logged_cost_usd={name: known_mean(log.cost_usd[arm == t]) for t, name in enumerate(arms.names)},
         mean_quality={name: float(scores.predicted_quality[:, t].mean()) for t, name in enumerate(arms.names)},
@@ -288,6 +308,10 @@ def learn(
         facts=facts,
         training_rounds=np.sort(log.identity),
     )
+
+
+def _digest(*hashes: str) -> str:
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _json_option(value: Any) -> Any:

@@ -96,20 +96,9 @@ def prompt_groups(log: LoggedRounds) -> NDArray[np.int64]:
     return np.array([code.setdefault(prompt, len(code)) for prompt in seen], dtype=np.int64)
 
 
-def quality_sources(log: LoggedRounds) -> list[str]:
-    """Return who judged the known qualities, sorted."""
-    known = ~np.isnan(log.quality)
-    return sorted({source for source, has in zip(log.quality_source, known, strict=True) if has})
-
-
-def judged(sources: Sequence[str]) -> str:
-    """Return what to say of qualities that do not all come from a gold label."""
-    if len(sources) > 1:
-        return (
-            f"quality comes from several sources ({', '.join(sources)}), taken as if they were of one scale; "
-            "fit on one of them, or bring them to one scale first"
-        )
-    return f"quality was judged by {sources[0]}: every result is in that judge's units, and so are its biases"
+def judged(source: str) -> str:
+    """Return what to say of full feedback whose quality is no gold label."""
+    return f"quality was judged by {source}: every result is in that judge's units, and so are its biases"
 
 
 def known_mean(values: NDArray[np.float64]) -> float | None:

@@ -104,7 +104,7 @@ def score(
             stacklevel=2,
         )
     if table.quality_source != "gold":
-        warnings.warn(judged([table.quality_source]), LabelWarning, stacklevel=2)
+        warnings.warn(judged(table.quality_source), LabelWarning, stacklevel=2)
     context = encode_prompts(router.encoder, table.prompt, show_progress=show_progress)
     place = router.arms.indices(common)
     eligible = np.zeros((len(table), len(router.arms)), dtype=np.bool_)

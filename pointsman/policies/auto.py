@@ -98,6 +98,8 @@ class Auto(ComparingPolicy):
         known = np.flatnonzero(np.isfinite(scores.quality))
         self.seen_ = np.bincount(scores.arm[known], minlength=scores.n_arms) > 0
         weight = scores.propensity[known] ** -self.weight_power
+        if scores.quality_weight is not None:
+            weight = weight * scores.quality_weight[known]
         self.quality_ = [
             PooledRegression(link=link).fit(
                 basis.shared[known],

@@ -41,8 +41,9 @@ class Direct(LinearPolicy):
         """Fit both regressions on the rounds whose outcome is known and return self."""
         check_rounds(context, scores)
         shape = (scores.n_arms, context.shape[1])
-        quality = self._regress(context, scores, scores.quality)
-        cost = self._regress(context, scores, scores.cost_usd) if np.isfinite(scores.cost_usd).any() else None
+        quality = self._regress(context, scores, scores.quality, weight=scores.quality_weight)
+        has_cost = np.isfinite(scores.cost_usd).any()
+        cost = self._regress(context, scores, scores.cost_usd, weight=None) if has_cost else None
         self.models_ = None
         self.n_features_ = shape[1]
         self.quality_coef_, self.quality_intercept_ = np.zeros(shape), np.full(shape[0], np.nan)
@@ -64,12 +65,18 @@ class Direct(LinearPolicy):
         quality = quality_model.predict(context)
         return quality, np.full_like(quality, np.nan) if cost_model is None else cost_model.predict(context)
 
-    def _regress(self, context: Context, scores: Scores, outcome: PerRound) -> OutcomeModel:
+    def _regress(self, context: Context, scores: Scores, outcome: PerRound, *, weight: PerRound | None) -> OutcomeModel:
         from sklearn.base import clone
 
         known = np.isfinite(outcome)
         model: OutcomeModel = clone(_ridge_per_arm() if self.outcome_model is None else self.outcome_model)
-        return model.fit(context[known], outcome[known], arm=scores.arm[known], n_arms=scores.n_arms)
+        return model.fit(
+            context[known],
+            outcome[known],
+            arm=scores.arm[known],
+            n_arms=scores.n_arms,
+            sample_weight=None if weight is None else weight[known],
+        )
 
     def state(self) -> tuple[State, Arrays]:
         """Return the coefficients.

@@ -101,14 +101,17 @@ def test_rounds_whose_quality_is_not_known_yet_are_kept(logs):
 
 
 def test_labels_of_judges_are_named(logs):
-    """A judge alone, or several sources, warn by name; gold does not."""
+    """A judge alone, or with too few gold labels to correct it by, warns by name; with enough it is corrected."""
     log = logs[0]
     with pytest.warns(LabelWarning, match="judged by gpt"):
         fit(log.with_columns(quality_source=["gpt"] * log.n_rounds), method="best-single")
+    few = ["gold" if i < 5 else "gpt" for i in range(log.n_rounds)]
+    with pytest.warns(LabelWarning, match="5 gold labels are too few"):
+        fit(log.with_columns(quality_source=few), method="best-single")
     mixed = ["gpt" if i % 2 else "gold" for i in range(log.n_rounds)]
-    with pytest.warns(LabelWarning, match="gold, gpt"):
-        router = fit(log.with_columns(quality_source=mixed), method="best-single")
+    router = fit(log.with_columns(quality_source=mixed), method="best-single")
     assert router.facts.quality_sources == ["gold", "gpt"]
+    assert (router.facts.n_gold, router.facts.correction) == (log.n_rounds // 2, "hierarchical")
 
 
 def test_a_deterministic_log_can_be_learned_from_but_warns(logs):

@@ -18,6 +18,10 @@ from pointsman.types import PerRound
 LEAST_EFFECTIVE = 100
 """Effective rounds a normal interval needs: what comes once in 33 of fewer may well never have been seen."""
 
+LEAST_EFFECTIVE_GOLD = 25
+"""Effective gold labels a corrected estimate's interval needs: most of what it rests on is seen in every judged round,
+the gold labels only settle the judges' bias, and Student's t allows for how few they are."""
+
 LARGEST_SHARE = 0.5
 """Of the sum of squared influences: how much one round that might have been logged, but was not, may add."""
 
@@ -43,7 +47,9 @@ class Gate:
     largest_share: float
 
 
-def gate(estimate: Estimate, *, weight: PerRound, mean_weight: float = 1.0) -> Gate:
+def gate(
+    estimate: Estimate, *, weight: PerRound, mean_weight: float = 1.0, gold_weight: PerRound | None = None
+) -> Gate:
     """Return which interval of an estimate is to be trusted, from its influence and the weights alone.
 
     The normal interval is, if all of these hold:
@@ -63,14 +69,22 @@ def gate(estimate: Estimate, *, weight: PerRound, mean_weight: float = 1.0) -> G
     The last two rules and their constants are ours, chosen by simulation so that intervals cover as they claim wherever
     the gate is open.
 
+    Where judges' labels were corrected by gold ones, the weights are those of the gold labels, which decide how well
+    the correction is known, and an effective sample size of 25 is enough.
+
     Args:
         estimate: An estimate of a policy value, or a difference of two.
         weight: Importance weight of each round; for a difference, that of the weights.
         mean_weight: What they average if propensities are right: 1 for a value, 0 for a difference.
+        gold_weight: (n_rounds,) one over the probability of a gold label where there is one, else 0, for an estimate
+            from corrected labels; None for any other.
 
     References:
         Cochran (1977), Sampling Techniques, 3rd edition, section 2.15; Hanley and Lippman-Hand (1983), JAMA 249(13).
     """
+    least = LEAST_EFFECTIVE if gold_weight is None else LEAST_EFFECTIVE_GOLD
+    if gold_weight is not None:
+        weight = weight * gold_weight
     average, astray = float(weight.mean()), _astray(weight, expected=mean_weight)
     weight = abs(weight)
     effective, needed = effective_sample_size(weight), rounds_needed(estimate)
@@ -84,8 +98,9 @@ def gate(estimate: Estimate, *, weight: PerRound, mean_weight: float = 1.0) -> G
     else:
         residual = float((abs(estimate.influence) / np.maximum(weight, weight.mean())).max()) if effective > 0 else 0.0
         share = (largest_to_expect(weight) * residual) ** 2 / squares
-    if effective < LEAST_EFFECTIVE:
-        reasons.append(f"the effective sample size is {effective:.0f} rounds, {LEAST_EFFECTIVE} are needed")
+    if effective < least:
+        what = "rounds" if gold_weight is None else "gold labels"
+        reasons.append(f"the effective sample size is {effective:.0f} {what}, {least} are needed")
     if estimate.n_rounds <= needed:
         reasons.append(f"{estimate.n_rounds} rounds are too few at this skewness, {math.ceil(needed)} are needed")
     if LARGEST_SHARE < share < math.inf:

@@ -14,7 +14,6 @@ from pointsman.ope import (
     FrontierPoint,
     Saving,
     cost_at_equal_quality,
-    gate,
     joint_intervals,
     outcome_range,
     quality_at_equal_cost,
@@ -67,6 +66,7 @@ def difference(
     )
     realised, predicted = evidence.outcome(outcome, trade_off)
     on_logging = evidence.policies[against].is_logging
+    gold = evidence.gold(outcome, trade_off)
     interval = trusted_interval(
         change,
         arm=evidence.scores.arm[rows],
@@ -79,6 +79,7 @@ def difference(
         level=evidence.level,
         predicted=None if math.isinf(evidence.largest_weight) else predicted[rows],
         largest_weight=evidence.largest_weight,
+        gold=None if gold is None else gold.take(rows),
     )
     normal_low, normal_high = change.interval(evidence.level)
     return change, {
@@ -161,11 +162,13 @@ def frontier(evidence: Evidence, *, policies: Sequence[str], seed: int) -> list[
             "cost_usd": estimates[2 * j + 1].value,
             "cost_usd_low": float(low[2 * j + 1]),
             "cost_usd_high": float(high[2 * j + 1]),
-            "gate": gate(
+            "gate": evidence.gate(
                 estimates[2 * j],
                 weight=np.ones(estimates[2 * j].n_rounds)
                 if evidence.policies[policy].is_logging
                 else weights(evidence, policy, trade_off)[rows],
+                rows=rows,
+                outcome="quality",
             ).interval,
         }
         for j, (policy, trade_off) in enumerate(places)
@@ -198,13 +201,17 @@ def savings(evidence: Evidence, *, policies: Sequence[str], against: Sequence[st
             single = point(opponent, at)
             weight = weights(evidence, policy, at)[rows] - weights(evidence, opponent, at)[rows]
             found += [
-                {"policy": policy, "against": opponent, **_saving(saving, weight=weight, level=evidence.level)}
+                {
+                    "policy": policy,
+                    "against": opponent,
+                    **_saving(saving, evidence=evidence, weight=weight, rows=rows),
+                }
                 for saving in (cost_at_equal_quality(dial, single), quality_at_equal_cost(dial, single))
             ]
     return found
 
 
-def _saving(saving: Saving, *, weight: PerRound, level: float) -> State:
+def _saving(saving: Saving, *, evidence: Evidence, weight: PerRound, rows: NDArray[np.bool_]) -> State:
     nothing = (math.nan, math.nan)
     reason = saving.reason
     if saving.kind == "cost at equal quality" and saving.change is not None:
@@ -213,9 +220,11 @@ def _saving(saving: Saving, *, weight: PerRound, level: float) -> State:
         saving = replace(saving, change=-1 * saving.change, share=share)
     low, high, share_low, share_high = *nothing, *nothing
     if saving.change is not None:
-        if gate(saving.change, weight=weight, mean_weight=0.0).interval == "normal":
-            low, high = saving.change.interval(level)
-            share_low, share_high = nothing if saving.share is None else saving.share.interval(level)
+        # Both a cost at equal quality and a quality at equal cost rest on quality.
+        verdict = evidence.gate(saving.change, weight=weight, rows=rows, outcome="quality", mean_weight=0.0)
+        if verdict.interval == "normal":
+            low, high = saving.change.interval(evidence.level)
+            share_low, share_high = nothing if saving.share is None else saving.share.interval(evidence.level)
         else:
             reason = "too few rounds carry this estimate for an interval"
     return {

@@ -6,14 +6,15 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.errors import InvalidLogError, InvalidParameterError, LabelWarning, StatisticalWarning
-from pointsman.logs import LoggedRounds
-from pointsman.ope import ESTIMATORS
+from pointsman.errors import InvalidLogError, InvalidParameterError, StatisticalWarning
+from pointsman.logs import LabelMatrix, Labels, LoggedRounds, label_matrix
+from pointsman.ope import ESTIMATORS, GoldLabels
 from pointsman.pipeline.evaluation.evidence import Evidence
 from pointsman.pipeline.evaluation.findings import find
 from pointsman.pipeline.evaluation.result import MORE, Evaluation, collapse_warnings
@@ -31,6 +32,7 @@ from pointsman.pipeline.evaluation.targets import (
     fixed_decisions,
     named_targets,
 )
+from pointsman.pipeline.gold_units import CORRECTION, GOLD, GoldUnits, in_gold_units
 from pointsman.pipeline.learning import NuisanceModels, learn, learnable_rounds
 from pointsman.pipeline.rounds import (
     Propensity,
@@ -38,11 +40,9 @@ from pointsman.pipeline.rounds import (
     encoder_for,
     few_threads,
     fingerprint_of,
-    judged,
     listed,
     make_context,
     prompt_groups,
-    quality_sources,
 )
 from pointsman.router import Router
 from pointsman.scores import Scores, make_scores
@@ -65,6 +65,9 @@ def evaluate(
     slices: Sequence[str] = ("task",),
     propensity: Propensity = "auto",
     propensity_floor: float | None = None,
+    labels: Labels | None = None,
+    gold: str = GOLD,
+    correction: str = CORRECTION,
     n_folds: int = 5,
     seed: int = 0,
     show_progress: bool = False,
@@ -87,6 +90,10 @@ def evaluate(
         propensity: As in `fit`.
         propensity_floor: Probability the logging policy gave every eligible model at least, where that is known: it
             makes finite-sample intervals narrower.
+        labels: More labels of the log's rounds, of any sources. Where some labels are gold and others a judge's, values
+            are estimated in gold units, their intervals as wide as the correction leaves them (`fusion.fuse`).
+        gold: The source whose labels are the truth asked for; all others are judges.
+        correction: How judges' labels are corrected: a key of `fusion.CORRECTIONS`.
         n_folds: Folds of the cross-fitting.
         seed: Seed of the folds and of simultaneous bands.
         show_progress: Whether to show a bar while prompts are encoded.
@@ -109,6 +116,9 @@ def evaluate(
             estimator=estimator,
             propensity=propensity,
             propensity_floor=propensity_floor,
+            labels=labels,
+            gold=gold,
+            correction=correction,
             n_folds=n_folds,
             seed=seed,
             show_progress=show_progress,
@@ -140,6 +150,9 @@ def evaluate_cross_fitted(
     slices: Sequence[str] = ("task",),
     propensity: Propensity = "auto",
     propensity_floor: float | None = None,
+    labels: Labels | None = None,
+    gold: str = GOLD,
+    correction: str = CORRECTION,
     n_folds: int = 5,
     seed: int = 0,
     show_progress: bool = False,
@@ -163,7 +176,8 @@ def evaluate_cross_fitted(
     _, opponents = _roles(router, against)
     if any(isinstance(each, Router) for each in opponents.values()):
         raise InvalidParameterError("against must hold no router where the recipe is refitted by fold; got one")
-    kept = learnable_rounds(log).rounds
+    learnable = learnable_rounds(log, label_matrix(log, labels, gold=gold))
+    kept, matrix = learnable.rounds, learnable.labels
     encoder = encoder_for(kept, router.encoder)
     context = make_context(kept, encoder, show_progress=show_progress)
     trade_offs = _trade_offs(quality_per_usd, log=kept)
@@ -182,7 +196,7 @@ def evaluate_cross_fitted(
         single: list[tuple[NDArray[np.int64], Decisions]] = []
         for k in range(n_folds):
             others, mine = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-            learnable = learnable_rounds(kept.take(others))
+            learnable = learnable_rounds(kept.take(others), matrix.take(others))
             position = np.flatnonzero(learnable.kept)
             refitted = learn(
                 learnable,
@@ -196,6 +210,8 @@ def evaluate_cross_fitted(
                 models=NuisanceModels(),
                 trade_off=router.default_trade_off,
                 log_hash="",
+                gold=gold,
+                correction=correction,
             )
             held_out = kept.take(mine)
             routed.append((mine, RouterDecisions(refitted, held_out, context[mine])))
@@ -210,12 +226,15 @@ def evaluate_cross_fitted(
         evidence = _evidence(
             decisions,
             kept,
+            matrix,
             context,
             trade_offs=trade_offs,
             level=level,
             estimator=estimator,
             propensity=propensity,
             propensity_floor=propensity_floor,
+            gold=gold,
+            correction=correction,
             n_folds=n_folds,
             seed=seed,
             notes=notes,
@@ -245,6 +264,9 @@ def power(
     quality_per_usd: Sequence[float] | float | None = None,
     level: float = 0.95,
     propensity: Propensity = "auto",
+    labels: Labels | None = None,
+    gold: str = GOLD,
+    correction: str = CORRECTION,
     n_folds: int = 5,
     seed: int = 0,
     show_progress: bool = False,
@@ -260,6 +282,9 @@ def power(
         quality_per_usd: Trade-offs; `default_trade_offs` of the log where None.
         level: One minus the size of the two-sided test.
         propensity: As in `fit`.
+        labels: As in `evaluate`.
+        gold: As in `evaluate`.
+        correction: As in `evaluate`.
         n_folds: Folds of the cross-fitting.
         seed: Seed of the folds.
         show_progress: Whether to show a bar while prompts are encoded.
@@ -283,6 +308,9 @@ def power(
             estimator="dr",
             propensity=propensity,
             propensity_floor=None,
+            labels=labels,
+            gold=gold,
+            correction=correction,
             n_folds=n_folds,
             seed=seed,
             show_progress=show_progress,
@@ -299,6 +327,9 @@ def _gather(
     estimator: str,
     propensity: Propensity,
     propensity_floor: float | None,
+    labels: Labels | None,
+    gold: str,
+    correction: str,
     n_folds: int,
     seed: int,
     show_progress: bool,
@@ -332,12 +363,15 @@ def _gather(
     evidence = _evidence(
         decisions,
         kept,
+        label_matrix(kept, labels, gold=gold),
         context,
         trade_offs=_trade_offs(quality_per_usd, log=kept),
         level=level,
         estimator=estimator,
         propensity=propensity,
         propensity_floor=propensity_floor,
+        gold=gold,
+        correction=correction,
         n_folds=n_folds,
         seed=seed,
         notes=notes,
@@ -407,6 +441,7 @@ def _evaluable(log: LoggedRounds, routers: Sequence[Router]) -> tuple[LoggedRoun
 def _evidence(
     decisions: Mapping[str, Decisions],
     log: LoggedRounds,
+    labels: LabelMatrix,
     context: Context,
     *,
     trade_offs: list[TradeOff],
@@ -414,6 +449,8 @@ def _evidence(
     estimator: str,
     propensity: Propensity,
     propensity_floor: float | None,
+    gold: str,
+    correction: str,
     n_folds: int,
     seed: int,
     notes: State,
@@ -422,11 +459,15 @@ def _evidence(
         raise InvalidParameterError(
             f"quality_per_usd must be 0 on a log without cost_usd; got {[t.quality_per_usd for t in trade_offs]}"
         )
+    units = in_gold_units(
+        log, labels, context, gold=gold, correction=correction, n_folds=n_folds, seed=seed, stacklevel=4
+    )
     with few_threads(log.n_rounds):
         scores, estimate = make_scores(
             context=context,
             arm=log.arm,
-            quality=log.quality,
+            quality=units.quality,
+            quality_weight=units.weight,
             cost_usd=log.cost_usd,
             logged_propensity=log.propensity,
             eligible=log.eligible,
@@ -438,14 +479,14 @@ def _evidence(
             arm_names=log.arms.names,
         )
     notes.update(_propensity_notes(scores.estimated, estimate))
-    notes["quality_sources"] = quality_sources(log)
+    notes.update(_label_notes(units))
     notes["smallest_propensity"] = float(scores.propensity.min())
-    if notes["quality_sources"] != ["gold"]:
-        warnings.warn(judged(notes["quality_sources"]), LabelWarning, stacklevel=3)
     return Evidence(
         log=log,
         context=context,
-        scores=scores,
+        # The outcome models learned from expected gold labels; values are those of the labels unbiased for gold.
+        scores=replace(scores, quality=units.pseudo_quality),
+        gold_labels=_gold_labels(units),
         propensity_estimate=estimate,
         policies=decisions,
         trade_offs=trade_offs,
@@ -453,6 +494,27 @@ def _evidence(
         estimator=estimator,
         largest_weight=_largest_weight(propensity_floor, scores=scores),
     )
+
+
+def _label_notes(units: GoldUnits) -> State:
+    notes = dict(units.notes)
+    if units.fused is not None:
+        labelling = units.fused.labelling
+        notes["labelling"] = {
+            "kind": labelling.kind,
+            "share": labelling.share,
+            "covered": labelling.covered,
+            "trimmed_share": labelling.trimmed_share,
+            "judges_used": list(units.fused.judges_used),
+        }
+    return notes
+
+
+def _gold_labels(units: GoldUnits) -> GoldLabels | None:
+    if units.fused is None or units.rounds is None:
+        return None
+    weight = np.where(units.rounds.has_gold, 1 / units.fused.labelling.probability, 0.0)
+    return GoldLabels(weight=weight, outcome=units.rounds.gold)
 
 
 def _largest_weight(floor: float | None, *, scores: Scores) -> float:

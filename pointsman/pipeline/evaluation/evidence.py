@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.logs import LoggedRounds
-from pointsman.ope import Estimate, estimate_value
+from pointsman.ope import Estimate, Gate, GoldLabels, estimate_value, gate
 from pointsman.ope.evaluate import Outcome
 from pointsman.pipeline.evaluation.targets import Decisions
 from pointsman.scores import Scores
@@ -36,6 +36,7 @@ class Evidence:
         level: Coverage of the intervals.
         estimator: The one that comparisons rest on.
         largest_weight: Bound on every weight, known beforehand; infinite where none is.
+        gold_labels: The gold labels behind each quality, where qualities are judges' labels corrected by them.
     """
 
     log: LoggedRounds
@@ -47,6 +48,7 @@ class Evidence:
     level: float
     estimator: str = "dr"
     largest_weight: float = math.inf
+    gold_labels: GoldLabels | None = None
     _probs: dict[tuple[str, float], PerArm] = field(default_factory=dict, repr=False)
 
     def target_probs(self, policy: str, trade_off: TradeOff) -> PerArm:
@@ -71,6 +73,33 @@ class Evidence:
         return (
             trade_off.utility(quality=scores.quality, cost_usd=scores.cost_usd),
             trade_off.utility(quality=scores.predicted_quality, cost_usd=scores.predicted_cost_usd),
+        )
+
+    def gold(self, outcome: Outcome, trade_off: TradeOff) -> GoldLabels | None:
+        """Return the gold labels behind an outcome that is judges' labels corrected by them; None for any other."""
+        if self.gold_labels is None or outcome == "cost_usd":
+            return None
+        if outcome == "quality":
+            return self.gold_labels
+        utility = trade_off.utility(quality=self.gold_labels.outcome, cost_usd=self.scores.cost_usd)
+        return GoldLabels(weight=self.gold_labels.weight, outcome=utility)
+
+    def gate(
+        self,
+        estimate: Estimate,
+        *,
+        weight: PerRound,
+        rows: NDArray[np.bool_] | NDArray[np.int64],
+        outcome: Outcome,
+        mean_weight: float = 1.0,
+    ) -> Gate:
+        """Return whether an estimate over these rounds may be read by its normal interval, given their weights."""
+        corrected = self.gold_labels is not None and outcome != "cost_usd"
+        return gate(
+            estimate,
+            weight=weight,
+            mean_weight=mean_weight,
+            gold_weight=self.gold_labels.weight[rows] if corrected and self.gold_labels is not None else None,
         )
 
     def known(self, *outcomes: Outcome, trade_off: TradeOff) -> NDArray[np.bool_]:

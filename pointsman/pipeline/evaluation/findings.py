@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pointsman.ope import evaluate_policy
+from pointsman.ope import GoldLabels, evaluate_policy
+from pointsman.ope.evaluate import Outcome
 from pointsman.pipeline.evaluation.compare import comparisons, difference, frontier, savings
 from pointsman.pipeline.evaluation.evidence import Evidence
 from pointsman.pipeline.evaluation.slices import difference_by_slice, examples, overlap_by_slice
@@ -175,8 +176,14 @@ def _rows(evidence: Evidence, *, policies: Sequence[str], estimators: Sequence[s
             estimators=estimators,
             largest_weight=evidence.largest_weight,
             arm_names=evidence.log.arms.names,
+            gold=_gold(evidence, trade_off),
         )
     ]
+
+
+def _gold(evidence: Evidence, trade_off: TradeOff) -> dict[Outcome, GoldLabels]:
+    kinds: tuple[Outcome, ...] = ("quality", "utility")
+    return {kind: gold for kind in kinds if (gold := evidence.gold(kind, trade_off)) is not None}
 
 
 def _policy(name: str, *, routers: Mapping[str, Router]) -> State:

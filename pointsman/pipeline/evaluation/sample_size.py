@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from pointsman.errors import InvalidParameterError, SmallSampleWarning
-from pointsman.ope import contrast_noise, detectable_effect, gate, rounds_needed
+from pointsman.ope import contrast_noise, detectable_effect, rounds_needed
 from pointsman.pipeline.evaluation.compare import weights
 from pointsman.pipeline.evaluation.evidence import Evidence
 from pointsman.pipeline.rounds import json_ready
@@ -86,10 +86,12 @@ def power_of(
             baseline_probs=evidence.target_probs(against, trade_off)[known],
         )
         n_rounds = int(known.sum())
-        verdict = gate(
+        verdict = evidence.gate(
             evidence.estimate(policy, trade_off, "utility", rows=known)
             - evidence.estimate(against, trade_off, "utility", rows=known),
             weight=(weights(evidence, policy, trade_off) - weights(evidence, against, trade_off))[known],
+            rows=known,
+            outcome="utility",
             mean_weight=0.0,
         )
         if verdict.interval != "normal":

@@ -14,7 +14,6 @@ from pointsman.ope import (
     check_inverse_propensities,
     check_missingness,
     diagnose,
-    gate,
     sharp_bounds,
     sharp_flip_gamma,
 )
@@ -90,7 +89,7 @@ def overlap(evidence: Evidence, *, policy: str, trade_off: TradeOff) -> State:
     )
     estimate = evidence.estimate(policy, trade_off, "utility", rows=rows)
     weight = weights(evidence, policy, trade_off)[rows]
-    verdict = gate(estimate, weight=weight)
+    verdict = evidence.gate(estimate, weight=weight, rows=rows, outcome="utility")
     positive = weight[weight > 0]
     edges = (
         np.geomspace(positive.min(), positive.max() * (1 + 1e-9), N_WEIGHT_BINS + 1) if positive.size else np.ones(2)
