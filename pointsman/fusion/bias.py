@@ -27,6 +27,9 @@ LEAST_SCORES = 20
 """Scores of a judge on an arm before that is asked: of as many, normal ones vary by under a tenth of their true
 variance less than once in 10^6 (the chi-square on 19 degrees at 10^-6 is 0.119 of its mean), so chance flags no arm."""
 
+PLUS = 4
+"""Prompts that an interval is widened by, after Agresti and Coull's "add four"."""
+
 N_FOLDS = 5
 """Folds in which gold is predicted from one judge, to tell what its labels are worth."""
 
@@ -171,9 +174,9 @@ def judge_biases(
         b = sum_i w_i (p_i - gold_i) / sum_i w_i + mean over what it scored of (judge_i - p_i)      ("expected")
 
     which is doubly robust: p need not be right if the judge's rounds are as good as drawn at random. Standard errors
-    are those of the influence function, summed by prompt, times (G / (G - 1))^1/2 for G prompts, as if the cell held
-    one round more whose difference lies off by the judge's overall spread: else a few equal differences would claim
-    certainty. Intervals are Student's, on the effective number of prompts minus one.
+    are those of the influence function, summed by prompt, times (G / (G - 1))^1/2 for G prompts, widened as if four of
+    them lay off by the judge's overall spread: else a few equal differences would claim certainty. Intervals are
+    Student's, on the effective number of prompts minus one.
 
     A cell differs where Holm's test of b minus the judge's overall bias rejects. An arm is gamed where the excess of
     its bias over that of the other arms is, with confidence `level`, more than the standard deviation of the judge's
@@ -191,7 +194,8 @@ def judge_biases(
 
     References:
         Holm (1979), Scandinavian Journal of Statistics 6(2); Hajek (1971): the ratio of weighted sums; Liang and
-        Zeger (1986), Biometrika 73(1): sums by cluster. The rule for gamed arms is this package's own.
+        Zeger (1986), Biometrika 73(1): sums by cluster; Agresti and Coull (1998), The American Statistician 52(2): four
+        more. The rule for gamed arms is this package's own.
     """
     _check(rounds, probability, level)
     cuts: list[tuple[str, str, NDArray[np.bool_]]] = []
@@ -357,7 +361,7 @@ def judge_worth(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Estimate:
-    """A mean with its influence: psi of each row, which sums to zero, and what stands for one row more."""
+    """A mean with its influence: psi of each row, which sums to zero, and the variance added for prompts not seen."""
 
     value: float
     rows: NDArray[np.int64]
@@ -388,7 +392,7 @@ def _ratio(
     mean = float(weight @ value) / total
     influence = weight * (value - mean) / total
     by_prompt = np.bincount(_codes(group), weights=weight)
-    slack = spread * (float(weight.mean()) / total) ** 2
+    slack = PLUS * spread / by_prompt.size**2
     return _Estimate(
         value=mean,
         rows=np.arange(value.size) if rows is None else rows,
