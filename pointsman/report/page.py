@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -49,9 +50,34 @@ def render(evaluation: State) -> str:
         InvalidParameterError: A value is of the wrong kind.
     """
     evaluated = Evaluated(state=evaluation)
-    sections = [section(evaluated) for section in _SECTIONS]
+    return assemble(
+        title=string(evaluation, "title") or "Evaluation",
+        first=("verdict", "Verdict"),
+        header=verdict(evaluated),
+        sections=[section(evaluated) for section in _SECTIONS],
+        facts=(
+            ("Log", string(evaluation, "log")),
+            ("Made", string(evaluation, "created")),
+            ("By", f"Pointsman {string(evaluation, 'pointsman_version')}".strip()),
+            ("Intervals", evaluated.level),
+            ("Estimator", string(evaluation, "estimator")),
+        ),
+    )
+
+
+def assemble(
+    *, title: str, first: tuple[str, str], header: Html, sections: Sequence[Section], facts: Sequence[tuple[str, str]]
+) -> str:
+    """Return a page of these parts, with style, script and data inside.
+
+    Args:
+        title: Of the window.
+        first: Id of the header, and what the table of contents calls it.
+        header: What stands on top.
+        sections: What follows.
+        facts: Name and fact for the foot of the page; empty facts are left out.
+    """
     plots = [plot for section in sections for plot in section.plots]
-    title = string(evaluation, "title") or "Evaluation"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -64,14 +90,14 @@ def render(evaluation: State) -> str:
     )
     body = tag(
         "body",
-        tag("a", "To the verdict", href="#verdict", class_="skip"),
-        _contents(sections),
+        tag("a", f"To the {first[1].lower()}", href=f"#{first[0]}", class_="skip"),
+        _contents(first, sections),
         tag(
             "main",
             tag("noscript", paragraph(_NO_SCRIPT, class_="absent")),
-            verdict(evaluated),
+            header,
             *(section.markup() for section in sections),
-            _footer(evaluated),
+            _footer(facts),
         ),
         tag("script", _embedded(plots), type="application/json", id="plots"),
         *(tag("script", script) for script in _scripts()),
@@ -88,8 +114,17 @@ def write(evaluation: State, path: str | os.PathLike[str]) -> None:
         InvalidParameterError: As `render`, or there is no folder to write to.
         OSError: The disk is full, or access is denied.
     """
+    write_page(render(evaluation), path)
+
+
+def write_page(page: str, path: str | os.PathLike[str]) -> None:
+    """Write a page to a file, whole or not at all; a file that stands there is replaced.
+
+    Raises:
+        InvalidParameterError: There is no folder to write to.
+        OSError: The disk is full, or access is denied.
+    """
     target = Path(path)
-    page = render(evaluation)
     if not target.parent.is_dir():
         raise InvalidParameterError(f"path must lie in a folder that exists; got {target}: make {target.parent} first")
     if target.is_dir():
@@ -111,8 +146,8 @@ def write(evaluation: State, path: str | os.PathLike[str]) -> None:
         raise
 
 
-def _contents(sections: list[Section]) -> Html:
-    links = [("verdict", "Verdict"), *((section.id, section.short) for section in sections)]
+def _contents(first: tuple[str, str], sections: Sequence[Section]) -> Html:
+    links = [first, *((section.id, section.short) for section in sections)]
     return tag(
         "nav",
         tag("ol", *(tag("li", tag("a", short, href=f"#{id_}")) for id_, short in links)),
@@ -120,15 +155,7 @@ def _contents(sections: list[Section]) -> Html:
     )
 
 
-def _footer(evaluated: Evaluated) -> Html:
-    state = evaluated.state
-    facts = (
-        ("Log", string(state, "log")),
-        ("Made", string(state, "created")),
-        ("By", f"Pointsman {string(state, 'pointsman_version')}".strip()),
-        ("Intervals", evaluated.level),
-        ("Estimator", string(state, "estimator")),
-    )
+def _footer(facts: Sequence[tuple[str, str]]) -> Html:
     return tag(
         "footer",
         tag("dl", *(tag("div", tag("dt", name), tag("dd", fact)) for name, fact in facts if fact), class_="facts"),
