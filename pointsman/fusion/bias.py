@@ -178,10 +178,10 @@ def judge_biases(
     them lay off by the judge's overall spread: else a few equal differences would claim certainty. Intervals are
     Student's, on the effective number of prompts minus one.
 
-    A cell differs where Holm's test of b minus the judge's overall bias rejects. An arm is gamed where the excess of
-    its bias over that of the other arms is, with confidence `level`, more than the standard deviation of the judge's
-    scores within other arms, and its variance on the arm is under `GAMED_VARIANCE` of theirs: whatever the arm answers
-    gets more than what the judge otherwise gives a better answer.
+    A cell differs where Holm's test of b minus the judge's overall bias rejects. An arm is gamed where its bias, and
+    the excess of it over that of the other arms, are each, with confidence `level`, more than the standard deviation of
+    the judge's scores within other arms, and its variance on the arm is under `GAMED_VARIANCE` of theirs: whatever the
+    arm answers gets more than what the judge otherwise gives a better answer.
 
     Args:
         rounds: The rounds with their labels.
@@ -504,10 +504,12 @@ def _is_gamed(
         return False
     from scipy.stats import t
 
-    error = math.hypot(own.standard_error, others.standard_error)
-    aside = float(t.ppf(level, max(min(own.n_effective, others.n_effective) - 1, 1.0))) * error
-    far_above = own.value - others.value - aside > math.sqrt(elsewhere)
-    return bool(far_above and scores.var(ddof=1) < GAMED_VARIANCE * elsewhere)
+    quantile = float(t.ppf(level, max(min(own.n_effective, others.n_effective) - 1, 1.0)))
+    above_gold = own.value - quantile * own.standard_error
+    above_others = own.value - others.value - quantile * math.hypot(own.standard_error, others.standard_error)
+    return bool(
+        min(above_gold, above_others) > math.sqrt(elsewhere) and scores.var(ddof=1) < GAMED_VARIANCE * elsewhere
+    )
 
 
 def _within_arms(scores: PerRound, arm: ArmIndex) -> float:

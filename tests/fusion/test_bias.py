@@ -142,11 +142,11 @@ def test_an_arm_that_games_the_judge_is_flagged(seed):
 
 
 def test_a_kind_judge_is_no_gamed_one(seed, rng):
-    """A judge that is as far off everywhere, or that varies on the arm it favours, flags no arm."""
+    """None is flagged by a judge as far off everywhere, one that varies on its favourite, one harsh on all others."""
     n = 3_000
     arm = rng.integers(3, size=n)
-    gold = rng.uniform(0, 0.3, n)
-    for judged in (gold + 0.6, gold + 0.6 * (arm == 2)):
+    gold = np.where(arm == 2, 0.3, rng.uniform(0, 0.3, n))
+    for judged in (gold + 0.6, gold + 0.6 * (arm == 2) * rng.random(n), np.where(arm == 2, 0.3, gold / 3)):
         rounds = _rounds(judged, np.where(rng.random(n) < 0.3, gold, np.nan), arm=arm, n_arms=3)
         assert not any(row.gamed for row in judge_biases(rounds, probability=np.full(n, 0.3)))
 
