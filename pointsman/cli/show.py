@@ -30,7 +30,7 @@ def grid(*columns: str, rows: Sequence[Sequence[str]]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    words = {"model", "policy", "estimator", "best single model", "what", "found"}
+    words = {"model", "policy", "estimator", "best single model", "what", "found", "judge", "round", "prompt"}
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         left = column in words

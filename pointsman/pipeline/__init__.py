@@ -1,4 +1,4 @@
-"""From a log to a router, and from a router to numbers about it: simulate, fit, evaluate, score."""
+"""From a log to a router, and from a router to numbers about it: simulate, fit, fuse, evaluate, score."""
 
 from pointsman.pipeline.evaluation import (
     SPELLED,
@@ -13,6 +13,7 @@ from pointsman.pipeline.evaluation import (
     one_sided_level,
     power,
 )
+from pointsman.pipeline.fusing import FusedLabels, Fusion, fuse_labels
 from pointsman.pipeline.learning import fit, simulate
 from pointsman.pipeline.rounds import default_trade_offs, json_ready
 from pointsman.pipeline.truth import TrueScore, score
@@ -20,6 +21,8 @@ from pointsman.pipeline.truth import TrueScore, score
 __all__ = [
     "SPELLED",
     "Evaluation",
+    "FusedLabels",
+    "Fusion",
     "Power",
     "Requirement",
     "Target",
@@ -30,6 +33,7 @@ __all__ = [
     "evaluate",
     "evaluate_cross_fitted",
     "fit",
+    "fuse_labels",
     "json_ready",
     "one_sided_level",
     "power",

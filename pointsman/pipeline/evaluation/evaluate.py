@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.errors import InvalidLogError, InvalidParameterError, StatisticalWarning
+from pointsman.errors import InvalidLogError, InvalidParameterError
 from pointsman.logs import LabelMatrix, Labels, LoggedRounds, label_matrix
 from pointsman.ope import ESTIMATORS, GoldLabels
 from pointsman.pipeline.evaluation.evidence import Evidence
 from pointsman.pipeline.evaluation.findings import find
-from pointsman.pipeline.evaluation.result import MORE, Evaluation, collapse_warnings
+from pointsman.pipeline.evaluation.result import Evaluation, collected_warnings
 from pointsman.pipeline.evaluation.sample_size import Power, power_of
 from pointsman.pipeline.evaluation.targets import (
     BEST_SINGLE,
@@ -107,7 +105,7 @@ def evaluate(
     """
     _check_estimators(estimators, estimator)
     targets, opponents = _roles(target, against)
-    with _collected() as found:
+    with collected_warnings() as found:
         evidence, notes = _gather(
             {**targets, **opponents},
             log,
@@ -190,7 +188,7 @@ def evaluate_cross_fitted(
     }
     from pointsman.nuisance.cross_fit import assign_folds
 
-    with _collected() as found:
+    with collected_warnings() as found:
         fold = assign_folds(kept.n_rounds, n_folds=n_folds, seed=seed, groups=prompt_groups(kept))
         routed: list[tuple[NDArray[np.int64], Decisions]] = []
         single: list[tuple[NDArray[np.int64], Decisions]] = []
@@ -299,7 +297,7 @@ def power(
     effects = [float(effect)] if isinstance(effect, int | float) else [float(each) for each in effect]
     targets, opponents = _roles(target, against)
     (policy,), (opponent,) = targets, opponents
-    with _collected():
+    with collected_warnings():
         evidence, _ = _gather(
             {**targets, **opponents},
             log,
@@ -561,20 +559,3 @@ def _check_estimators(estimators: Sequence[str], estimator: str) -> None:
         raise InvalidParameterError(
             f"estimator must be among {unbiased}, whose intervals need no bound on a bias; got {estimator!r}"
         )
-
-
-@contextmanager
-def _collected() -> Iterator[list[str]]:
-    """Collect statistical warnings as words; at the end give each kind once, with its own class."""
-    found: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield found
-    statistical = [each for each in caught if issubclass(each.category, StatisticalWarning)]
-    first = {str(each.message): each.category for each in reversed(statistical)}
-    found.extend(collapse_warnings([str(each.message) for each in statistical]))
-    for each in caught:
-        if not issubclass(each.category, StatisticalWarning):
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    for message in found:
-        warnings.warn(message, first[MORE.sub("", message)], stacklevel=4)

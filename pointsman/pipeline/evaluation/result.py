@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
 
 from pointsman._version import __version__
-from pointsman.errors import InvalidParameterError
+from pointsman.errors import InvalidParameterError, StatisticalWarning
 from pointsman.pipeline.rounds import json_ready
 from pointsman.types import State
 
@@ -137,3 +139,20 @@ def collapse_warnings(messages: Sequence[str]) -> list[str]:
         first, count = kinds.get(kind, (bare, 0))
         kinds[kind] = (first, count + 1 + (0 if said is None else int(said[1])))
     return [first if count == 1 else f"{first} (and {count - 1} more like it)" for first, count in kinds.values()]
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect statistical warnings as words; at the end give each kind once, with its own class."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield found
+    statistical = [each for each in caught if issubclass(each.category, StatisticalWarning)]
+    first = {str(each.message): each.category for each in reversed(statistical)}
+    found.extend(collapse_warnings([str(each.message) for each in statistical]))
+    for each in caught:
+        if not issubclass(each.category, StatisticalWarning):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    for message in found:
+        warnings.warn(message, first[MORE.sub("", message)], stacklevel=4)
