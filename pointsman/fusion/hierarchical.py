@@ -121,7 +121,7 @@ class Hierarchical(Correction):
         ]
         if n_arms > 1:
             blocks += [
-                Block(name="arm", n_columns=n_arms, variance=0.001, log_sd=LOG_SD),
+                Block(name="arm", n_columns=n_arms, variance=0.001, log_sd=2 * LOG_SD),
                 Block(name="expected by arm", n_columns=n_arms, variance=0.003, log_sd=LOG_SD),
                 Block(name="surprise by arm", n_columns=n_arms, variance=0.003, log_sd=LOG_SD),
                 Block(name="prompt by arm", n_columns=n_arms * n_axes, variance=0.0001, log_sd=LOG_SD),

@@ -18,9 +18,9 @@ from pointsman.types import PerRound
 LEAST_EFFECTIVE = 100
 """Effective rounds a normal interval needs: what comes once in 33 of fewer may well never have been seen."""
 
-LEAST_EFFECTIVE_GOLD = 25
+LEAST_EFFECTIVE_GOLD = 20
 """Effective gold labels a corrected estimate's interval needs: most of what it rests on is seen in every judged round,
-the gold labels only settle the judges' bias, and Student's t allows for how few they are."""
+the gold labels only settle the judges' bias, and Student's t allows for how few and how skewed they are."""
 
 LARGEST_SHARE = 0.5
 """Of the sum of squared influences: how much one round that might have been logged, but was not, may add."""
@@ -70,7 +70,9 @@ def gate(
     the gate is open.
 
     Where judges' labels were corrected by gold ones, the weights are those of the gold labels, which decide how well
-    the correction is known, and an effective sample size of 25 is enough.
+    the correction is known. Of the rules the last holds, and an effective sample size of 20 is enough: the interval is
+    then Student's, whose degrees of freedom answer for skewness and heavy rounds (`trusted.degrees_of_freedom`). In
+    simulation it covered 94% to 99% down to that size, and 94% at 18.
 
     Args:
         estimate: An estimate of a policy value, or a difference of two.
@@ -101,9 +103,9 @@ def gate(
     if effective < least:
         what = "rounds" if gold_weight is None else "gold labels"
         reasons.append(f"the effective sample size is {effective:.0f} {what}, {least} are needed")
-    if estimate.n_rounds <= needed:
+    if gold_weight is None and estimate.n_rounds <= needed:
         reasons.append(f"{estimate.n_rounds} rounds are too few at this skewness, {math.ceil(needed)} are needed")
-    if LARGEST_SHARE < share < math.inf:
+    if gold_weight is None and LARGEST_SHARE < share < math.inf:
         reasons.append(
             f"one more heavy round, such as this log might have held, would raise the variance by {share:.0%}"
         )
