@@ -17,7 +17,7 @@ from pointsman._version import __version__
 
 if TYPE_CHECKING:
     from pointsman.errors import PointsmanError, StatisticalWarning
-    from pointsman.logs import FullFeedback, LoggedRounds, read_full_feedback, read_log, write_log
+    from pointsman.logs import FullFeedback, Labels, LoggedRounds, read_full_feedback, read_labels, read_log, write_log
     from pointsman.pipeline import evaluate, evaluate_cross_fitted, fit, score, simulate
     from pointsman.registry import load_router, save_router
     from pointsman.router import Decision, Router
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Decision",
     "FullFeedback",
+    "Labels",
     "LoggedRounds",
     "PointsmanError",
     "Router",
@@ -37,6 +38,7 @@ __all__ = [
     "fit",
     "load_router",
     "read_full_feedback",
+    "read_labels",
     "read_log",
     "save_router",
     "score",
@@ -47,6 +49,7 @@ __all__ = [
 _HOMES = {
     "Decision": "router",
     "FullFeedback": "logs",
+    "Labels": "logs",
     "LoggedRounds": "logs",
     "PointsmanError": "errors",
     "Router": "router",
@@ -57,6 +60,7 @@ _HOMES = {
     "fit": "pipeline",
     "load_router": "registry",
     "read_full_feedback": "logs",
+    "read_labels": "logs",
     "read_log": "logs",
     "save_router": "registry",
     "score": "pipeline",
