@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -25,12 +26,18 @@ class Block:
         variance: Centre of the prior on the variance of one coefficient, in squared units of the outcome over the
             feature.
         log_sd: Standard deviation of the normal prior on the logarithm of that variance; 0 leaves it as it is.
+
+    Raises:
+        InvalidParameterError: The variance is not above 0, or `log_sd` below 0.
     """
 
     name: str
     n_columns: int
     variance: float
     log_sd: float = 1.5
+
+    def __post_init__(self) -> None:
+        _check_prior(self.variance, self.log_sd, of=self.name)
 
 
 class BlockRidge:
@@ -55,12 +62,16 @@ class BlockRidge:
         noise_: s.
         log_evidence_: Log evidence at these.
 
+    Raises:
+        InvalidParameterError: `noise` is not above 0, or `noise_log_sd` below 0.
+
     References:
         MacKay (1992), Neural Computation 4(3); Gelman and Hill (2007), Data Analysis Using Regression and Multilevel
         Models.
     """
 
     def __init__(self, blocks: Sequence[Block], *, noise: float, noise_log_sd: float = 1.5) -> None:
+        _check_prior(noise, noise_log_sd, of="noise")
         self.blocks = list(blocks)
         self.noise = noise
         self.noise_log_sd = noise_log_sd
@@ -132,17 +143,24 @@ class BlockRidge:
 
         # The matrices are small: a second BLAS thread would cost more than it brings.
         with threadpool_limits(limits=1, user_api="blas"):
-            best = minimize(
-                loss,
-                center[free],
-                jac=True,
-                method="L-BFGS-B",
-                bounds=[(middle - LOG_RANGE, middle + LOG_RANGE) for middle in center[free]],
-                options={"ftol": 1e-9, "gtol": 1e-6},
-            )
             log = center.copy()
-            log[free] = best.x
+            if free.any():
+                log[free] = minimize(
+                    loss,
+                    center[free],
+                    jac=True,
+                    method="L-BFGS-B",
+                    bounds=[(middle - LOG_RANGE, middle + LOG_RANGE) for middle in center[free]],
+                    options={"ftol": 1e-9, "gtol": 1e-6},
+                ).x
             self.log_evidence_, self.coef_, self.covariance_ = posterior(log)
         self.variance_ = {block.name: float(np.exp(each)) for block, each in zip(self.blocks, log, strict=False)}
         self.noise_ = float(np.exp(log[-1]))
         return self
+
+
+def _check_prior(variance: float, log_sd: float, *, of: str) -> None:
+    if not (0 < variance < math.inf and log_sd >= 0):
+        raise InvalidParameterError(
+            f"the variance of {of} must be above 0 and finite, and its log_sd >= 0; got {variance} and {log_sd}"
+        )
