@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -12,7 +14,7 @@ from pointsman.errors import InvalidParameterError
 from pointsman.fusion.base import Corrected, Correction, JudgedRounds
 from pointsman.nuisance.batches import batches
 from pointsman.nuisance.blocks import Block, BlockRidge
-from pointsman.types import Context, PerRound
+from pointsman.types import ArmIndex, Context, PerRound
 
 MAX_AXES_ROUNDS = 20_000
 """Rounds by which the leading directions of the context are found: more would not move them."""
@@ -77,8 +79,9 @@ class Hierarchical(Correction):
         self.center_ = rounds.expected.mean(axis=0)
         self.heard_ = float(self.center_.mean())
         self.reliability_ = _reliability(rounds)
-        self.regression_ = BlockRidge(self._blocks(rounds), noise=0.02).fit(
-            _weighted(design, rounds.gold[some] - believed, believed)
+        layout = self._layout(rounds)
+        self.regression_ = BlockRidge(layout.blocks, noise=0.02).fit(
+            _weighted(layout.whole(design, arm=rounds.arm[some]), rounds.gold[some] - believed, believed)
             for some, design, believed in self._designs(rounds, rows)
         )
         self.noise_ = self.regression_.noise_
@@ -86,17 +89,25 @@ class Hierarchical(Correction):
 
     def correct(self, rounds: JudgedRounds) -> Corrected:
         """Return the expected gold label of each round, within [0, 1], and its posterior standard deviation."""
+        columns = self._layout(rounds).columns
+        coef, covariance = self.regression_.coef_[columns], self.regression_.covariance_
         quality, error = np.empty(rounds.n_rounds), np.empty(rounds.n_rounds)
         for some, design, believed in self._designs(rounds, np.arange(rounds.n_rounds)):
-            quality[some] = believed + self.regression_.predict(design)
-            error[some] = np.sqrt(np.maximum(self.regression_.variance(design), 0))
+            arm = rounds.arm[some]
+            quality[some] = believed + np.einsum("ij,ij->i", design, coef[arm])
+            for t in np.unique(arm):
+                mine = np.flatnonzero(arm == t)
+                of_arm = design[mine]
+                variance = np.einsum("ij,ij->i", of_arm @ covariance[np.ix_(columns[t], columns[t])], of_arm)
+                error[some[mine]] = np.sqrt(np.maximum(variance, 0))
         return Corrected(quality=np.clip(quality, 0, 1), error=error)
 
     def predict(self, rounds: JudgedRounds) -> PerRound:
         """Return the expected gold label of each round, within [0, 1]."""
+        coef = self.regression_.coef_[self._layout(rounds).columns]
         quality = np.empty(rounds.n_rounds)
         for some, design, believed in self._designs(rounds, np.arange(rounds.n_rounds)):
-            quality[some] = believed + self.regression_.predict(design)
+            quality[some] = believed + np.einsum("ij,ij->i", design, coef[rounds.arm[some]])
         return np.clip(quality, 0, 1)
 
     def design(self, rounds: JudgedRounds) -> tuple[NDArray[np.float64], PerRound]:
@@ -107,44 +118,44 @@ class Hierarchical(Correction):
         """
         design, believed = self._design(rounds, np.arange(rounds.n_rounds))
         root, _ = _weighted(np.ones((rounds.n_rounds, 1)), np.zeros(rounds.n_rounds), believed)
-        return design, self.noise_ / root[:, 0] ** 2
+        return self._layout(rounds).whole(design, arm=rounds.arm), self.noise_ / root[:, 0] ** 2
 
-    def _blocks(self, rounds: JudgedRounds) -> list[Block]:
-        n_arms, n_judges = rounds.n_arms, rounds.n_judges
-        n_axes = self.axes_.shape[1]
-        blocks = [
+    def _layout(self, rounds: JudgedRounds) -> _Layout:
+        n_axes, n_judges = self.axes_.shape[1], rounds.n_judges
+        shared = [
             Block(name="constant", n_columns=1, variance=0.1, log_sd=0.0),
             Block(name="expected", n_columns=1, variance=0.01, log_sd=LOG_SD),
             Block(name="surprise", n_columns=1, variance=0.01, log_sd=LOG_SD),
             Block(name="bend", n_columns=2, variance=0.01, log_sd=LOG_SD),
             Block(name="prompt", n_columns=n_axes, variance=0.0002, log_sd=LOG_SD),
         ]
-        if n_arms > 1:
-            blocks += [
-                Block(name="arm", n_columns=n_arms, variance=0.001, log_sd=2 * LOG_SD),
-                Block(name="expected by arm", n_columns=n_arms, variance=0.003, log_sd=LOG_SD),
-                Block(name="surprise by arm", n_columns=n_arms, variance=0.003, log_sd=LOG_SD),
-                Block(name="prompt by arm", n_columns=n_arms * n_axes, variance=0.0001, log_sd=LOG_SD),
-            ]
         if n_judges > 1:
-            blocks += [
+            shared += [
                 Block(name="expected of judge", n_columns=n_judges, variance=0.01, log_sd=LOG_SD),
                 Block(name="surprise of judge", n_columns=n_judges, variance=0.01, log_sd=LOG_SD),
             ]
-        if n_arms > 1 and n_judges > 1:
-            blocks.append(Block(name="judge by arm", n_columns=n_arms * n_judges, variance=0.002, log_sd=LOG_SD))
-        return blocks
+        of_arm = []
+        if rounds.n_arms > 1:
+            of_arm = [
+                Block(name="arm", n_columns=1, variance=0.001, log_sd=2 * LOG_SD),
+                Block(name="expected by arm", n_columns=1, variance=0.003, log_sd=LOG_SD),
+                Block(name="surprise by arm", n_columns=1, variance=0.003, log_sd=LOG_SD),
+                Block(name="prompt by arm", n_columns=n_axes, variance=0.0001, log_sd=LOG_SD),
+            ]
+            if n_judges > 1:
+                of_arm.append(Block(name="judge by arm", n_columns=n_judges, variance=0.002, log_sd=LOG_SD))
+        return _Layout(shared=shared, of_arm=of_arm, n_arms=rounds.n_arms)
 
     def _designs(
         self, rounds: JudgedRounds, rows: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], PerRound]]:
-        """Yield some rows at a time: which, their design, and p + s."""
-        width = sum(block.n_columns for block in self._blocks(rounds))
+        """Yield some rows at a time: which, their design, and p + r s."""
+        width = self._layout(rounds).columns.shape[1]
         for some in batches(rows, n_features=2 * width + rounds.context.shape[1]):
             yield some, *self._design(rounds, some)
 
     def _design(self, rounds: JudgedRounds, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], PerRound]:
-        n_arms, n_judges, arm = rounds.n_arms, rounds.n_judges, rounds.arm[rows]
+        """Return what is shared and what is the round's own arm's, (n_rows, n_columns); no other arm's."""
         expected = rounds.expected[rows]
         said = ~np.isnan(rounds.judged[rows])
         surprise = np.where(said, rounds.judged[rows] - expected, 0.0)
@@ -155,20 +166,16 @@ class Hierarchical(Correction):
         level = centred.mean(axis=1)
         z = self._components(rounds.context[rows])
         heard = mean + mean_surprise - self.heard_
-        apart_by = np.sqrt(
-            ((np.where(said, surprise, 0.0) + expected - (mean + mean_surprise)[:, None]) ** 2).mean(axis=1)
-        )
-        bend = np.column_stack([heard**2, apart_by])
-        columns = [np.ones((rows.size, 1)), level[:, None], mean_surprise[:, None], bend, z]
-        if n_arms > 1:
-            own = arm[:, None] == np.arange(n_arms)
-            by_arm = (own[:, :, None] * z[:, None, :]).reshape(rows.size, -1)
-            columns += [own, own * level[:, None], own * mean_surprise[:, None], by_arm]
-        if n_judges > 1:
-            apart = centred - level[:, None]
+        apart_by = np.sqrt(((surprise + expected - (mean + mean_surprise)[:, None]) ** 2).mean(axis=1))
+        one = np.ones(rows.size)
+        columns = [np.column_stack([one, level, mean_surprise, heard**2, apart_by]), z]
+        apart = centred - level[:, None]
+        if rounds.n_judges > 1:
             columns += [apart, np.where(said, surprise - mean_surprise[:, None], 0.0)]
-            if n_arms > 1:
-                columns.append((own[:, :, None] * apart[:, None, :]).reshape(rows.size, -1))
+        if rounds.n_arms > 1:
+            columns += [np.column_stack([one, level, mean_surprise]), z]
+            if rounds.n_judges > 1:
+                columns.append(apart)
         return np.hstack(columns).astype(np.float64, copy=False), mean + self.reliability_ * mean_surprise
 
     def _find_axes(self, context: Context) -> None:
@@ -183,8 +190,45 @@ class Hierarchical(Correction):
         # Components keep their relative variances: what moves prompts most is believed to move a judge's bias most.
         self.axes_ = axes[:, kept] / np.sqrt(max(float(variance[kept].sum()), np.finfo(np.float64).tiny))
 
-    def _components(self, context: Context) -> NDArray[np.float64]:
-        return np.asarray((context.astype(np.float64) - self.context_mean_) @ self.axes_)
+    def _components(self, context: Context) -> Context:
+        precision = np.result_type(context.dtype, np.float32)
+        return np.asarray((context - self.context_mean_.astype(precision)) @ self.axes_.astype(precision))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Where the regression's columns are: first the shared blocks, then, block by block, those of every arm.
+
+    Attributes:
+        shared: Blocks of columns that all arms share.
+        of_arm: Blocks of columns of one arm; every arm has its own, under one variance.
+        n_arms: Number of arms.
+    """
+
+    shared: list[Block]
+    of_arm: list[Block]
+    n_arms: int
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Every block, with the columns of all arms."""
+        return [*self.shared, *(replace(block, n_columns=self.n_arms * block.n_columns) for block in self.of_arm)]
+
+    @cached_property
+    def columns(self) -> NDArray[np.int64]:
+        """(n_arms, n_own) which columns rounds of an arm have, in the order of `Hierarchical._design`."""
+        start = sum(block.n_columns for block in self.shared)
+        places = [np.tile(np.arange(start), (self.n_arms, 1))]
+        for block in self.of_arm:
+            places.append(start + np.arange(self.n_arms * block.n_columns).reshape(self.n_arms, -1))
+            start += self.n_arms * block.n_columns
+        return np.hstack(places)
+
+    def whole(self, design: NDArray[np.float64], *, arm: ArmIndex) -> NDArray[np.float64]:
+        """Return the design with the columns of all arms, zero for the others."""
+        whole = np.zeros((len(design), sum(block.n_columns for block in self.blocks)))
+        np.put_along_axis(whole, self.columns[arm], design, axis=1)
+        return whole
 
 
 def _reliability(rounds: JudgedRounds) -> float:
