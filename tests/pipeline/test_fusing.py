@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pointsman.errors import InvalidParameterError, LabelWarning
-from pointsman.logs import Labels, read_labels
+from pointsman.logs import Labels, LoggedRounds, read_labels
 from pointsman.pipeline import fuse_labels
 from tests.pipeline.judged_logs import judged_log, votes
 
@@ -94,13 +94,35 @@ def test_the_gain_curve_starts_and_ends_at_nothing(found):
     assert found.gain["area_ci_low"] > 0
 
 
+def test_the_gain_is_that_of_gold_not_of_what_was_predicted(seed, rng):
+    """Where gold is noise, a judge that favours some prompts makes predictions, but no gain."""
+    n = 2_000
+    x = rng.normal(size=(n, 4)).astype(np.float32)
+    second = rng.random(n) < 0.5
+    judged = np.clip(0.5 + 0.1 * np.where(second, 1, -1) * x[:, 0] + 0.05 * rng.normal(size=n), 0, 1)
+    names = [f"r{i}" for i in range(n)]
+    log = LoggedRounds.from_columns(
+        round_id=names,
+        embedding=list(x),
+        model=np.where(second, "b", "a").tolist(),
+        quality=judged,
+        quality_source=["judge"] * n,
+        propensity=np.full(n, 0.5),
+    )
+    labels = Labels.from_columns(
+        round_id=names[:400], quality=rng.integers(2, size=400).astype(float), quality_source=["gold"] * 400
+    )
+
+    gain = fuse_labels(log, labels, n_next=0, level=1 - 1e-6).gain
+
+    assert gain["area_ci_low"] < 0 < gain["area_ci_high"]
+
+
 def test_two_models_have_a_gain_curve_unasked():
     """The dearer one is the strong one; three models have none unless two are named."""
     log, labels = judged_log()
     two = log.filter(log.arm != list(log.arms.names).index("cheap"))
-    two = type(two).from_table(
-        two.table.drop_columns(["eligible_models"]) if "eligible_models" in two.table.column_names else two.table
-    )
+    two = LoggedRounds.from_table(two.table)  # of the models that are left
 
     gain = fuse_labels(two, labels, n_next=0).gain
 
