@@ -103,7 +103,8 @@ class _EffectLearner(Correction):
         if gold_propensity is not None or self.propensity == "estimated":
             units = [self._overlapping(each, rounds) for each in units]
         self.n_units_ = tuple(each.row.size for each in units)
-        self.regression_ = BlockRidge(self._blocks(), noise=1.0).fit(self._regressed(rounds, units))
+        # The noise is known, out of fold; learned, it would undo that a gold label counts once for all judges.
+        self.regression_ = BlockRidge(self._blocks(), noise=1.0, noise_log_sd=0.0).fit(self._regressed(rounds, units))
         self.noise_ = np.array([each.judge_noise for each in units])
         self._learn_noise(rounds)
         return self
@@ -416,7 +417,8 @@ class DRLearner(_EffectLearner):
         (z - e) / (e (1 - e)) (o - mu_z) + mu_1 - mu_0    on x and arm.
 
     A unit weighs 1 / (var(gold - mu_1) / e + var(judge - mu_0) / (1 - e)) / J, which depends on x and arm alone, so
-    that it changes no expectation. Consistent if e or the mu are right.
+    that it changes no expectation. Consistent if e or the mu are right. Where an arm has few gold labels they move
+    mu_1 for all of its units alike, of which the evidence knows nothing: `RLearner` shrinks such an arm more.
 
     References:
         Zhang, Xie, Yang and Wu (2026), ICLR, arXiv 2509.25535; Kennedy (2023), EJS 17(2): the DR-learner. Arms, judges
