@@ -127,44 +127,56 @@ class TrustedIntervals:
     def finite_sample(self) -> tuple[float, float]:
         """Bounds that hold at any number of rounds."""
         if self.gold is not None:
-            return self._by_gold_alone(self.gold).finite_sample
+            return self._by_gold_alone(self.gold)
+        return self._bounds()
+
+    def _bounds(self, *, share: PerRound | float = 1.0) -> tuple[float, float]:
+        """Return bounds of the mean over rounds of `share` times each round's value, or difference; share in (0, 1]."""
         if self.on_logging:
             return gain_on_logging_bounds(
-                weight=self._weight(self.target_probs),
+                weight=1 + share * (self._weight(self.target_probs) - 1),
                 outcome=self.outcome,
                 outcome_range=self.outcome_range,
                 level=self.level,
             )
+        stretch = np.reshape(share, (-1, 1))
         return off_policy_bounds(
             arm=self.arm,
             outcome=self.outcome,
             propensity=self.propensity,
-            target_probs=self.target_probs,
-            baseline_probs=self.baseline_probs,
+            target_probs=stretch * self.target_probs,
+            baseline_probs=None if self.baseline_probs is None else stretch * self.baseline_probs,
             predicted=self.predicted,
             outcome_range=self.outcome_range,
             largest_weight=self.largest_weight,
             level=self.level,
         )
 
-    def _by_gold_alone(self, gold: GoldLabels) -> TrustedIntervals:
-        """Return the same question to the rounds with a gold label, reweighted to stand for all."""
+    def _by_gold_alone(self, gold: GoldLabels) -> tuple[float, float]:
+        """Return bounds from the rounds with a gold label, reweighted to stand for all."""
         rows = np.flatnonzero((gold.weight > 0) & ~np.isnan(gold.outcome))
         if rows.size == 0:
             raise InvalidParameterError("gold must hold a label among these rounds; got none")
+        # Where gold labels are rarer, each stands for more rounds.
         relative = gold.weight[rows] / gold.weight[rows].mean()
-        return replace(
+        alone = replace(
             self,
             arm=self.arm[rows],
             outcome=gold.outcome[rows],
-            # Where gold labels are rarer, each stands for more rounds.
-            propensity=np.minimum(self.propensity[rows] / relative, 1.0),
+            propensity=self.propensity[rows],
             target_probs=self.target_probs[rows],
             baseline_probs=None if self.baseline_probs is None else self.baseline_probs[rows],
             predicted=None,
             largest_weight=math.inf,
             gold=None,
         )
+        if self.baseline_probs is None and not self.on_logging:
+            return alone._bounds(share=relative)  # as weights average one, both ends hold for shares above one as well
+        # A difference is bounded below by minus one only where no round counts for more than one.
+        largest = float(relative.max())
+        low, high = alone._bounds(share=relative / largest)
+        widest = self.outcome_range[1] - self.outcome_range[0]
+        return max(largest * low, -widest), min(largest * high, widest)
 
     def _weight(self, probs: PerArm) -> PerRound:
         return importance_weights(arm=self.arm, propensity=self.propensity, target_probs=probs)
