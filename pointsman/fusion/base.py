@@ -43,15 +43,23 @@ class JudgedRounds:
     judges: Sequence[str]
 
     def __post_init__(self) -> None:
+        n_features = self.context.shape[-1] if self.context.ndim == 2 else "n_features"
         shapes = {
-            "context": (self.context.shape[:1], self.gold.shape),
+            "context": (self.context.shape, (self.gold.size, n_features)),
             "arm": (self.arm.shape, self.gold.shape),
             "group": (self.group.shape, self.gold.shape),
             "judged": (self.judged.shape, (self.gold.size, len(self.judges))),
         }
         for name, (got, needed) in shapes.items():
             if got != needed:
-                raise InvalidParameterError(f"{name} must have shape {needed}, one row a label's round; got {got}")
+                raise InvalidParameterError(
+                    f"{name} must have shape ({', '.join(map(str, needed))}), one row a round, like gold; got {got}"
+                )
+        foreign = (self.arm < 0) | (self.arm >= len(self.arms))
+        if foreign.any():
+            raise InvalidParameterError(
+                f"arm must be in [0, {len(self.arms)}), a place in arms; got {self.arm[foreign][0]}"
+            )
         for name, labels in (("gold", self.gold), ("judged", self.judged)):
             outside = (labels < 0) | (labels > 1)  # false for NaN
             if outside.any():

@@ -63,9 +63,9 @@ def fuse(
     The label to evaluate by is m_i + R_i / rho_i (gold_i - m_i): augmented inverse propensity weighting of the missing
     gold labels. Put in place of a round's quality, every off-policy estimator stays unbiased whatever the judges' bias,
     and its influence function, so its interval, accounts for the correction. m is cross-fitted: a round with a gold
-    label is predicted by a correction that saw none of its prompt's, the others by the mean over folds. m must rest on
-    nothing that tells whether a round has a gold label, so a judge that hardly ever scored gold rounds enters by what
-    it is expected to say, learned from the rounds it did score.
+    label, or another of its prompt, is predicted by a correction that saw none of them, the others by the mean over
+    folds. m must rest on nothing that tells whether a round has a gold label, so a judge that hardly ever scored gold
+    rounds enters by what it is expected to say, learned from the rounds it did score.
 
     Args:
         rounds: The rounds with their labels.
@@ -81,6 +81,7 @@ def fuse(
 
     Warns:
         OverlapWarning: Some arms, or some prompts, have judges' labels but hardly a gold one.
+        CalibrationWarning: Known probabilities disagree with how many gold labels there are.
 
     References:
         Robins, Rotnitzky and Zhao (1994), JASA 89(427): augmented inverse propensity weighting; Angelopoulos, Bates,
@@ -88,9 +89,9 @@ def fuse(
         121(15): its cross-fitting; Kallus and Mao (2024), JRSS B: surrogates.
     """
     _check(rounds)
-    used = _scored_alike(rounds)
-    rounds.expected  # noqa: B018 - once for all the rounds made from these
     labelled = rounds.has_gold | rounds.is_judged
+    used = _scored_alike(rounds, labelled=labelled)
+    rounds.expected  # noqa: B018 - once for all the rounds made from these
     labelling = estimate_labelling(
         _hushed(rounds, used), labelled=labelled, gold_propensity=gold_propensity, n_folds=n_folds, seed=seed
     )
@@ -144,10 +145,11 @@ def _check(rounds: JudgedRounds) -> None:
         )
 
 
-def _scored_alike(rounds: JudgedRounds) -> NDArray[np.bool_]:
+def _scored_alike(rounds: JudgedRounds, *, labelled: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the judges that scored gold rounds about as often as others, whose very words may be used."""
     said, has_gold = ~np.isnan(rounds.judged), rounds.has_gold
-    among_gold, among_others = said[has_gold].mean(axis=0), said[~has_gold].mean(axis=0) if (~has_gold).any() else 0.0
+    others = labelled & ~has_gold
+    among_gold, among_others = said[has_gold].mean(axis=0), said[others].mean(axis=0) if others.any() else 0.0
     enough = said[has_gold].sum(axis=0) >= LEAST_GOLD
     return np.asarray(enough & (among_gold >= COMMON * among_others))
 
@@ -163,10 +165,13 @@ def _cross_fitted(rounds: JudgedRounds, correction: Correction, *, n_folds: int,
     n_folds = min(n_folds, np.unique(rounds.group[rows]).size)
     if n_folds < 2:
         raise InvalidParameterError("gold must hold labels of at least two prompts; got one: have more labelled")
-    fold = np.full(rounds.n_rounds, -1)
-    fold[rows] = assign_folds(rows.size, n_folds=n_folds, seed=seed, groups=rounds.group[rows])
-    # A prompt that has a gold label in one round is in no fold's training set in another.
-    others = np.flatnonzero(~has_gold)
+    prompts, prompt = np.unique(rounds.group, return_inverse=True)
+    fold_of_prompt = np.full(prompts.size, -1)
+    fold_of_prompt[prompt[rows]] = assign_folds(rows.size, n_folds=n_folds, seed=seed, groups=rounds.group[rows])
+    # Rounds without a gold label whose prompt has one elsewhere are predicted as those with one are, by a correction
+    # that saw none of it: were m closer to gold where a label lacks than where there is one, the gap would not answer.
+    fold = fold_of_prompt[prompt]
+    others = np.flatnonzero(fold < 0)
     expected = np.zeros(rounds.n_rounds)
     for k in range(n_folds):
         fitted = clone(correction).fit(rounds.without_gold(fold == k))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.errors import InvalidParameterError, OverlapError, OverlapWarning
+from pointsman.errors import CalibrationWarning, InvalidParameterError, OverlapError, OverlapWarning
 from pointsman.fusion.base import JudgedRounds
 from pointsman.nuisance.cross_fit import assign_folds
 from pointsman.types import PerRound
@@ -21,6 +21,9 @@ TRIM = 0.1
 
 TOLD_SHARE = 0.01
 """Share of rounds so raised from which it is said aloud."""
+
+ASTRAY_Z = 3.29
+"""Standard errors by which what the gold labels stand for may miss the rounds, where their probabilities are known."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +65,8 @@ def estimate_labelling(
     Args:
         rounds: The rounds with their labels.
         labelled: Rounds that somebody judged; the others do not count.
-        gold_propensity: Probabilities that are known; NaN where not.
+        gold_propensity: Probabilities that are known; NaN where not. Where they are known of all rounds with a gold
+            label nothing is estimated: those of the others are of no effect, and are taken to be the share.
         n_folds: Folds of the cross-fitting.
         seed: Draws the folds.
 
@@ -72,6 +76,7 @@ def estimate_labelling(
 
     Warns:
         OverlapWarning: Rounds with next to no probability of a gold label were raised.
+        CalibrationWarning: Known probabilities disagree with how many gold labels there are.
     """
     has_gold = rounds.has_gold
     n_labelled, n_gold = int(labelled.sum()), int(has_gold.sum())
@@ -85,12 +90,14 @@ def estimate_labelling(
     asked = np.isnan(known) & labelled
     probability = known
     covered = 1.0
+    if not (asked & has_gold).any():
+        probability[asked] = share
+        asked = np.zeros_like(asked)
     if asked.any():
-        rows = np.flatnonzero(asked)
-        probability[rows] = _estimated(rounds.take(rows), n_folds=n_folds, seed=seed)
-        estimated_share = float(has_gold[rows].mean())
-        inverse = has_gold[rows] / probability[rows]
-        covered = float(inverse.mean()) if estimated_share > 0 else 0.0
+        # Known of rounds with a gold label alone, they say who was asked: without these the others are no sample.
+        rows = np.flatnonzero(asked if (~np.isnan(known) & labelled & ~has_gold).any() else labelled)
+        estimated = _estimated(rounds.take(rows), n_folds=n_folds, seed=seed)
+        covered = float((has_gold[rows] / estimated).mean())
         if covered < LEAST_COVERED:
             raise OverlapError(
                 f"positivity: gold labels must lie among the same prompts as the judges'; those there are stand for "
@@ -98,7 +105,8 @@ def estimate_labelling(
                 "tells which rounds have a gold label, so the judges' bias on the others cannot be known. Have rounds "
                 "gold-labelled at random, or at known probabilities (column gold_propensity)"
             )
-        probability[rows] = np.clip(probability[rows] * covered, None, 1.0)
+        estimated = np.clip(estimated * covered, None, 1.0)
+        probability[rows] = np.where(asked[rows], estimated, probability[rows])
     probability[~labelled] = 1.0
     least = TRIM * share
     low = asked & (probability < least)
@@ -111,6 +119,8 @@ def estimate_labelling(
             OverlapWarning,
             stacklevel=3,
         )
+    if not asked[labelled].all():
+        _check_known(probability[labelled], has_gold=has_gold[labelled])
     return Labelling(
         probability=probability,
         kind="estimated" if asked[labelled].all() else "both" if asked.any() else "known",
@@ -119,6 +129,20 @@ def estimate_labelling(
         covered=covered,
         trimmed_share=trimmed,
     )
+
+
+def _check_known(probability: PerRound, *, has_gold: NDArray[np.bool_]) -> None:
+    stands_for = float((has_gold / probability).mean())
+    # Under right probabilities R / rho has variance 1 / rho - 1 about one.
+    standard_error = float(np.sqrt((1 / probability - 1).mean() / probability.size))
+    if abs(stands_for - 1) > ASTRAY_Z * standard_error + 1e-9:
+        warnings.warn(
+            f"gold labels, each over its known probability, stand for {stands_for:.0%} of the labelled rounds, further "
+            "from 100% than chance explains: gold_propensity must be the probability of a gold label among rounds that "
+            "somebody judged; correct it, or leave it out to have it estimated",
+            CalibrationWarning,
+            stacklevel=4,
+        )
 
 
 def _estimated(rounds: JudgedRounds, *, n_folds: int, seed: int) -> PerRound:

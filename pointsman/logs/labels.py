@@ -81,9 +81,9 @@ class LabelMatrix:
         """Return the labels of these rounds, or of those where this mask holds."""
         return replace(
             self,
-            judged=self.judged[indices],
-            gold=self.gold[indices],
-            gold_propensity=self.gold_propensity[indices],
+            judged=read_only(self.judged[indices]),
+            gold=read_only(self.gold[indices]),
+            gold_propensity=read_only(self.gold_propensity[indices]),
         )
 
 
