@@ -24,6 +24,7 @@ from benchmarks.tables import RESULTS, ROOT, SHARED_DATA, missing, read_table, t
 N_ROUNDS = (36_000, 100_000, 300_000)
 N_ROUNDS_FULL = (*N_ROUNDS, 1_000_000)
 N_ARMS, N_FEATURES, N_DIRECTIONS = 11, 256, 24
+N_LABELS, GOLD_SHARE = 1_000_000, 0.05
 N_THREADS = 2
 N_CHOICES = 2_000
 N_IMPORTS = 11
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--full", action="store_true", help="up to a million rounds, too")
     add("--rounds", nargs="+", type=int, metavar="N", help="sizes of the logs fitted")
+    add("--labels", type=int, default=N_LABELS, metavar="N", help="rounds whose labels are fused [1,000,000]")
+    add("--fusing-only", action="store_true", help="measure how long fusing labels takes, print it and write nothing")
     add("--method", default="auto")
     add("--threads", type=int, default=N_THREADS, metavar="N", help="BLAS threads a process may use [2]")
     add("--data", type=Path, default=SHARED_DATA, metavar="FOLDER", help="folder of the tables")
@@ -47,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # For the processes started below; this one computes nothing.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
     try:
+        if args.fusing_only:
+            print("\n".join(_fusing(args)))
+            return 0
         report = _report(args)
     except subprocess.CalledProcessError as failed:
         print(f"error: {' '.join(failed.cmd)} failed:\n{failed.stderr}", file=sys.stderr)
@@ -135,6 +141,54 @@ def _peak_mib() -> float:
     return float(peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
+def judged_rounds(n_rounds: int, *, seed: int = 0) -> Any:
+    """Return `synthetic_rounds` with the labels of two judges, one biased by arm and one noisy, and of gold for 5%."""
+    from pointsman.fusion import JudgedRounds
+
+    columns = synthetic_rounds(n_rounds, seed=seed)
+    rng = np.random.default_rng([seed, 1])
+    arm, quality = columns["arm"], columns["quality"]
+    first = 0.2 + 0.6 * quality + np.linspace(-0.2, 0.2, N_ARMS)[arm] + 0.2 * rng.standard_normal(n_rounds)
+    second = 0.3 + 0.4 * quality + 0.3 * rng.standard_normal(n_rounds)
+    return JudgedRounds(
+        context=columns["embedding"],
+        arm=arm,
+        judged=np.column_stack([np.clip(first, 0, 1), np.clip(second, 0, 1)]),
+        gold=np.where(rng.random(n_rounds) < GOLD_SHARE, quality, np.nan),
+        group=np.arange(n_rounds),
+        arms=[f"model-{place:02d}" for place in range(N_ARMS)],
+        judges=["biased", "noisy"],
+    )
+
+
+def _measure_fuse(args: argparse.Namespace) -> dict[str, Any]:
+    import pointsman as pm
+    from pointsman.fusion import fuse, make_correction
+    from pointsman.fusion.labelling import estimate_labelling
+    from pointsman.pipeline.rounds import few_threads
+
+    rounds = judged_rounds(args.labels)
+    before = _peak_mib()
+    seconds: dict[str, float] = {}
+    began_cpu = time.process_time()
+    with warnings.catch_warnings(), few_threads(rounds.n_rounds):
+        warnings.simplefilter("ignore", pm.StatisticalWarning)
+        began = time.perf_counter()
+        rounds.expected  # noqa: B018 - the first piece; the others find it made
+        seconds["what judges are expected to say"] = time.perf_counter() - began
+        began = time.perf_counter()
+        fuse(rounds, make_correction())
+        rest = time.perf_counter() - began
+        peak, cpu_seconds = _peak_mib(), time.process_time() - began_cpu
+        # The piece alone, once more: what of the rest it was.
+        began = time.perf_counter()
+        estimate_labelling(rounds, labelled=np.ones(rounds.n_rounds, dtype=np.bool_))
+        seconds["who was given a gold label"] = time.perf_counter() - began
+        seconds["corrections, cross-fitted and final"] = rest - seconds["who was given a gold label"]
+    total = seconds["what judges are expected to say"] + rest
+    return {"pieces": seconds, "seconds": total, "cpu_seconds": cpu_seconds, "before_mib": before, "peak_mib": peak}
+
+
 def _measure_choose(args: argparse.Namespace) -> dict[str, Any]:
     import pointsman as pm
     from pointsman.encode import default_encoder
@@ -163,7 +217,7 @@ def _measure_choose(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-_MEASURES = {"fit": _measure_fit, "choose": _measure_choose}
+_MEASURES = {"fit": _measure_fit, "fuse": _measure_fuse, "choose": _measure_choose}
 
 
 def _report(args: argparse.Namespace) -> str:
@@ -182,6 +236,7 @@ def _report(args: argparse.Namespace) -> str:
                 f"{found['before_mib']:,.0f}",
             ]
         )
+    fusing = _fusing(args)
     _say("choosing")
     choice = _measured(["--measure", "choose", "--method", args.method, "--data", str(args.data)])
     _say("importing")
@@ -200,6 +255,7 @@ def _report(args: argparse.Namespace) -> str:
         "rounds in at most 20 s and 1,024 MiB, growing about linearly to a million.",
         "",
         *grid(["rounds", "seconds", "CPU seconds", "seconds per 100,000", "peak MiB", "peak MiB before fitting"], rows),
+        *fusing,
         "## Choosing",
         "",
         f"`Router.choose` for one prompt with the default encoder, {choice['n_choices']:,} prompts of table "
@@ -217,6 +273,21 @@ def _report(args: argparse.Namespace) -> str:
         f"`pointsman demo` takes **{demo:.0f} s**. Wanted: at most 60 s.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _fusing(args: argparse.Namespace) -> list[str]:
+    _say(f"fusing labels of {args.labels:,} rounds")
+    found = _measured(["--measure", "fuse", "--labels", str(args.labels)])
+    return [
+        "## Fusing labels",
+        "",
+        f"`fusion.fuse` with `hierarchical` on {args.labels:,} of the rounds above, {N_FEATURES} features in float32, "
+        f"two judges on every round and gold labels of {GOLD_SHARE:.0%}, nothing known of who was given one: "
+        f"**{found['seconds']:.0f} s** ({found['cpu_seconds']:.0f} CPU seconds), at most {found['peak_mib']:,.0f} MiB, "
+        f"of which {found['before_mib']:,.0f} MiB before, features and labels. Wanted: a million in at most 60 s.",
+        "",
+        *grid(["piece", "seconds"], [[name, f"{each:.1f}"] for name, each in found["pieces"].items()]),
+    ]
 
 
 def _run(command: Sequence[str]) -> str:
