@@ -18,7 +18,7 @@ from pointsman._version import __version__
 if TYPE_CHECKING:
     from pointsman.errors import PointsmanError, StatisticalWarning
     from pointsman.logs import FullFeedback, Labels, LoggedRounds, read_full_feedback, read_labels, read_log, write_log
-    from pointsman.pipeline import evaluate, evaluate_cross_fitted, fit, score, simulate
+    from pointsman.pipeline import evaluate, evaluate_cross_fitted, fit, fuse_labels, score, simulate
     from pointsman.registry import load_router, save_router
     from pointsman.router import Decision, Router
     from pointsman.trade_off import TradeOff
@@ -36,6 +36,7 @@ __all__ = [
     "evaluate",
     "evaluate_cross_fitted",
     "fit",
+    "fuse_labels",
     "load_router",
     "read_full_feedback",
     "read_labels",
@@ -58,6 +59,7 @@ _HOMES = {
     "evaluate": "pipeline",
     "evaluate_cross_fitted": "pipeline",
     "fit": "pipeline",
+    "fuse_labels": "pipeline",
     "load_router": "registry",
     "read_full_feedback": "logs",
     "read_labels": "logs",

@@ -22,14 +22,13 @@ from pointsman.fusion.bias import agreements, calibration_curves, judge_biases, 
 from pointsman.fusion.gain import AREA_SHARES, efficiency_gain
 from pointsman.fusion.hierarchical import Hierarchical
 from pointsman.logs import Labels, LoggedRounds, Preferences, label_matrix, write_table
-from pointsman.logs.columns import FLAG, FLOAT, LABEL_COLUMNS, LOG_COLUMNS, TEXT
+from pointsman.logs.columns import FLAG, FLOAT, LABEL_COLUMNS, TEXT
 from pointsman.logs.files import FilePath
 from pointsman.nuisance.cross_fit import assign_folds, cross_fit_outcomes
 from pointsman.nuisance.ridge import PerArmRidge
 from pointsman.pipeline.evaluation.result import collected_warnings
-from pointsman.pipeline.evaluation.slices import MOST_SLICES
 from pointsman.pipeline.gold_units import CORRECTION, GOLD, GoldUnits, in_gold_units
-from pointsman.pipeline.rounds import encoder_for, few_threads, json_ready, known_mean, make_context
+from pointsman.pipeline.rounds import encoder_for, few_threads, json_ready, known_mean, make_context, slice_labels
 from pointsman.pipeline.votes import with_votes
 from pointsman.scores import make_scores
 from pointsman.types import Context, PerArm, PerRound, State
@@ -211,7 +210,7 @@ def fuse_labels(
     if not 0 <= quality_per_usd < math.inf:
         raise InvalidParameterError(f"quality_per_usd must be >= 0 and finite; got {quality_per_usd}")
     make_correction(correction)  # a wrong name is told before the work
-    by_slice = {column: cut for column in slices if (cut := _column(log, column)) is not None}
+    by_slice = {column: cut for column in slices if (cut := slice_labels(log, column)) is not None}
     matrix = label_matrix(log, labels, gold=gold)
     encoder = encoder_for(log, encoder)
     context = make_context(log, encoder, show_progress=show_progress)
@@ -586,18 +585,3 @@ def _gain_curve(
             for at, v, d in zip(share, value, aside, strict=True)
         ],
     }
-
-
-def _column(log: LoggedRounds, column: str) -> list[str] | None:
-    """Return each round's label in a column; None where the log has no such column."""
-    if column in LOG_COLUMNS and column not in ("router_version", "session_id"):
-        raise InvalidParameterError(f"slices must be by columns that describe rounds, such as task; got {column!r}")
-    if column not in log.table.column_names:
-        return None
-    labels = ["(none)" if value is None else str(value) for value in log.table[column].to_pylist()]
-    n_labels = len(set(labels))
-    if n_labels > MOST_SLICES:
-        raise InvalidParameterError(
-            f"slices must be by columns of at most {MOST_SLICES} labels; {column!r} has {n_labels}: group them first"
-        )
-    return labels

@@ -13,6 +13,7 @@ from pointsman.encode import default_encoder, encode_with_progress
 from pointsman.encode.base import Encoder
 from pointsman.errors import InvalidParameterError
 from pointsman.logs import LoggedRounds
+from pointsman.logs.columns import LOG_COLUMNS
 from pointsman.router import json_number
 from pointsman.types import Context
 
@@ -27,6 +28,10 @@ point of quality."""
 MANY_ROUNDS = 20_000
 """Rounds from which two BLAS threads are worth it. On smaller matrices they mostly wait for each other: on two busy
 cores a fit of 1,890 rounds and 11 arms took 25 s with two threads and 3.5 s with one."""
+
+
+MOST_SLICES = 50
+"""Labels of a column that are told apart; a column of more, such as a user's name, is no way to slice."""
 
 
 _SLOW = ("onnx", "sentence-transformers", "endpoint")
@@ -99,6 +104,25 @@ def prompt_groups(log: LoggedRounds) -> NDArray[np.int64]:
 def judged(source: str) -> str:
     """Return what to say of full feedback whose quality is no gold label."""
     return f"quality was judged by {source}: every result is in that judge's units, and so are its biases"
+
+
+def slice_labels(log: LoggedRounds, column: str) -> NDArray[np.str_] | None:
+    """Return each round's label in a column of the log; None where the log has no such column.
+
+    Raises:
+        InvalidParameterError: The column is no label of rounds, or has too many labels to slice by.
+    """
+    if column in LOG_COLUMNS and column not in ("quality_source", "router_version", "session_id"):
+        raise InvalidParameterError(f"slices must be by columns that describe rounds, such as task; got {column!r}")
+    if column not in log.table.column_names:
+        return None
+    labels = np.array(["(none)" if value is None else str(value) for value in log.table[column].to_pylist()])
+    n_labels = np.unique(labels).size
+    if n_labels > MOST_SLICES:
+        raise InvalidParameterError(
+            f"slices must be by columns of at most {MOST_SLICES} labels; {column!r} has {n_labels}: group them first"
+        )
+    return labels
 
 
 def known_mean(values: NDArray[np.float64]) -> float | None:

@@ -5,39 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pointsman.errors import InvalidParameterError
-from pointsman.logs.columns import LOG_COLUMNS
 from pointsman.ope import effective_sample_size, overlap_cells
 from pointsman.pipeline.evaluation.compare import difference, weights
 from pointsman.pipeline.evaluation.evidence import Evidence
+from pointsman.pipeline.rounds import slice_labels
 from pointsman.router import Router
 from pointsman.trade_off import TradeOff
 from pointsman.types import State
-
-MOST_SLICES = 50
-"""Labels of a column that are told apart; a column of more, such as a user's name, is no way to slice."""
-
-
-def slice_labels(evidence: Evidence, column: str) -> NDArray[np.str_] | None:
-    """Return each round's label in a column of the log; None where the log has no such column.
-
-    Raises:
-        InvalidParameterError: The column is no label of rounds, or has too many labels to slice by.
-    """
-    table = evidence.log.table
-    if column in LOG_COLUMNS and column not in ("quality_source", "router_version", "session_id"):
-        raise InvalidParameterError(f"slices must be by columns that describe rounds, such as task; got {column!r}")
-    if column not in table.column_names:
-        return None
-    labels = np.array(["(none)" if value is None else str(value) for value in table[column].to_pylist()])
-    n_labels = np.unique(labels).size
-    if n_labels > MOST_SLICES:
-        raise InvalidParameterError(
-            f"slices must be by columns of at most {MOST_SLICES} labels; {column!r} has {n_labels}: group them first"
-        )
-    return labels
 
 
 def difference_by_slice(
@@ -52,7 +27,7 @@ def difference_by_slice(
     weight = weights(evidence, policy, trade_off)
     found: list[State] = []
     for column in columns:
-        labels = slice_labels(evidence, column)
+        labels = slice_labels(evidence.log, column)
         if labels is None:
             continue
         for label in np.unique(labels):
@@ -90,7 +65,7 @@ def overlap_by_slice(evidence: Evidence, *, columns: Sequence[str], policy: str,
     names = evidence.log.arms.names
     found: list[State] = []
     for column in columns:
-        labels = slice_labels(evidence, column)
+        labels = slice_labels(evidence.log, column)
         if labels is None:
             continue
         cells = overlap_cells(
