@@ -210,7 +210,7 @@ def fuse_labels(
     if not 0 <= quality_per_usd < math.inf:
         raise InvalidParameterError(f"quality_per_usd must be >= 0 and finite; got {quality_per_usd}")
     make_correction(correction)  # a wrong name is told before the work
-    by_slice = {column: cut for column in slices if (cut := slice_labels(log, column)) is not None}
+    by_slice = {column: cut.tolist() for column in slices if (cut := slice_labels(log, column)) is not None}
     matrix = label_matrix(log, labels, gold=gold)
     encoder = encoder_for(log, encoder)
     context = make_context(log, encoder, show_progress=show_progress)
