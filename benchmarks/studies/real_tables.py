@@ -17,7 +17,7 @@ from benchmarks.studies.worlds import draw_arms
 from benchmarks.tables import RESULTS, SHARED_DATA, EncodedTable, encoded_table, table_specs
 from pointsman.encode import default_encoder
 from pointsman.errors import StatisticalWarning
-from pointsman.logs import LoggedRounds, simulate
+from pointsman.logs import LoggedRounds, label_matrix, simulate
 from pointsman.logs.simulate import logging_probabilities
 from pointsman.ope import score_policy
 from pointsman.pipeline.evaluation.compare import difference
@@ -104,7 +104,7 @@ def _run(job: Job) -> list[Found]:
         table, logger=job.logger, floor=FLOOR, share=SHARE_LEARNED, strength=STRENGTH, seed=job.seed, features=features
     )
     router = learn(
-        learnable_rounds(drawn.log),
+        learnable_rounds(drawn.log, label_matrix(drawn.log)),
         features[drawn.train_index],
         method=AUTO,
         seed=job.seed,
