@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from benchmarks.markdown import grid
 from benchmarks.studies.real_judges import VECTORS
+from benchmarks.studies.routers import fitted
 from benchmarks.studies.table import Options, Report, command, map_logs
 from benchmarks.tables import SHARED_DATA, EncodedTable, encoded_table, table_specs
-from pointsman.encode import default_encoder
 from pointsman.errors import StatisticalWarning
-from pointsman.logs import Labels, LoggedRounds, label_matrix, simulate
-from pointsman.pipeline.learning import NuisanceModels, learn, learnable_rounds
+from pointsman.logs import Labels, LoggedRounds, simulate
 from pointsman.pipeline.rounds import default_trade_offs
-from pointsman.router import Router
 from pointsman.trade_off import TradeOff
 
 TABLE, GAMER = "routerbench", "WizardLM/WizardLM-13B-V1.2"
@@ -112,34 +110,6 @@ def labelled(log: LoggedRounds, job: Job, *, rng: np.random.Generator) -> tuple[
         round_id=log.table["round_id"].take(rows), quality=log.quality[rows], quality_source=["gold"] * rows.size
     )
     return log.with_columns(quality=judged, quality_source=["judge"] * log.n_rounds), labels
-
-
-def fitted(
-    log: LoggedRounds,
-    labels: Labels | None,
-    features: NDArray[np.float32],
-    *,
-    correction: str,
-    seed: int,
-    gold: str = "gold",
-) -> Router:
-    """Return what `fit` returns, on features that are at hand."""
-    learnable = learnable_rounds(log, label_matrix(log, labels, gold=gold))
-    return learn(
-        learnable,
-        features[learnable.kept],
-        method="auto",
-        seed=seed,
-        encoder=default_encoder(),
-        n_folds=5,
-        propensity="auto",
-        options={},
-        models=NuisanceModels(),
-        trade_off=TradeOff(0.0),
-        log_hash="",
-        gold=gold,
-        correction=correction,
-    )
 
 
 @lru_cache(maxsize=1)
