@@ -12,6 +12,7 @@ from sklearn.base import clone
 from pointsman.errors import InvalidParameterError, OverlapError, OverlapWarning
 from pointsman.fusion.base import Correction, JudgedRounds
 from pointsman.fusion.labelling import Labelling, estimate_labelling
+from pointsman.nuisance.batches import batches
 from pointsman.nuisance.cross_fit import assign_folds
 from pointsman.types import PerRound
 
@@ -176,9 +177,17 @@ def _cross_fitted(rounds: JudgedRounds, correction: Correction, *, n_folds: int,
     for k in range(n_folds):
         fitted = clone(correction).fit(rounds.without_gold(fold == k))
         mine = np.flatnonzero(fold == k)
-        expected[mine] = fitted.predict(rounds.take(mine))
-        expected[others] += fitted.predict(rounds.take(others)) / n_folds if others.size else 0.0
+        expected[mine] = _predicted(fitted, rounds, mine)
+        expected[others] += _predicted(fitted, rounds, others) / n_folds
     return expected
+
+
+def _predicted(fitted: Correction, rounds: JudgedRounds, rows: NDArray[np.int64]) -> PerRound:
+    """Return the expected gold labels of these rounds, without a copy of all of them."""
+    predicted = np.empty(rows.size)
+    for some in batches(np.arange(rows.size), n_features=rounds.context.shape[1]):
+        predicted[some] = fitted.predict(rounds.take(rows[some]))
+    return predicted
 
 
 def _spread(rounds: JudgedRounds) -> float:

@@ -96,7 +96,8 @@ def estimate_labelling(
     if asked.any():
         # Known of rounds with a gold label alone, they say who was asked: without these the others are no sample.
         rows = np.flatnonzero(asked if (~np.isnan(known) & labelled & ~has_gold).any() else labelled)
-        estimated = _estimated(rounds.take(rows), n_folds=n_folds, seed=seed)
+        some = rounds if rows.size == rounds.n_rounds else rounds.take(rows)
+        estimated = _estimated(some, n_folds=n_folds, seed=seed)
         covered = float((has_gold[rows] / estimated).mean())
         if covered < LEAST_COVERED:
             raise OverlapError(
@@ -155,14 +156,14 @@ def _estimated(rounds: JudgedRounds, *, n_folds: int, seed: int) -> PerRound:
     if min(n_gold, rounds.n_rounds - n_gold) < 2 * n_folds or groups < n_folds:
         return np.full(rounds.n_rounds, max(n_gold, 1) / rounds.n_rounds)
     said = ~np.isnan(rounds.judged)
-    features = np.hstack(
-        [
-            rounds.context,
-            rounds.arm[:, None] == np.arange(rounds.n_arms),
-            np.where(said, rounds.judged, rounds.expected),
-            said,
-        ]
-    ).astype(np.float32)
+    parts = [
+        rounds.context,
+        rounds.arm[:, None] == np.arange(rounds.n_arms),
+        np.where(said, rounds.judged, rounds.expected),
+        said,
+    ]
+    features = np.empty((rounds.n_rounds, sum(part.shape[1] for part in parts)), dtype=np.float32)
+    np.concatenate(parts, axis=1, out=features, casting="same_kind")
     with warnings.catch_warnings():
         # That the labelling is no logit is told by `covered` and the trimming, in words about labels.
         warnings.simplefilter("ignore")
