@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.errors import InvalidLogError, InvalidParameterError
+from pointsman.fusion import make_correction
 from pointsman.logs import LabelMatrix, Labels, LoggedRounds, label_matrix
 from pointsman.ope import ESTIMATORS, GoldLabels
 from pointsman.pipeline.evaluation.evidence import Evidence
@@ -166,6 +167,7 @@ def evaluate_cross_fitted(
         InvalidParameterError: The router was made with an option that is not in its facts, such as a model of yours.
     """
     _check_estimators(estimators, estimator)
+    make_correction(correction)  # a wrong name is told before the work, and where nothing is corrected
     facts = router.facts
     if any(isinstance(value, dict) and "repr" in value for value in facts.options.values()):
         raise InvalidParameterError(
@@ -333,6 +335,7 @@ def _gather(
     show_progress: bool,
 ) -> tuple[Evidence, State]:
     """Return the evidence on policies from the rounds of a log that none of them was fitted on, and notes on both."""
+    make_correction(correction)  # a wrong name is told before the work, and where nothing is corrected
     routers = [each for each in targets.values() if isinstance(each, Router)]
     kept, left_out = _evaluable(log, routers)
     encoder = encoder_for(kept, routers[0].encoder if routers else None)
