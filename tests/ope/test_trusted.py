@@ -202,6 +202,14 @@ def test_bounds_by_gold_alone_are_those_of_the_gold_rounds(rng):
     assert gain == pytest.approx(expected, **close)
 
 
+def test_the_logs_own_decisions_gain_nothing_on_the_log(rng):
+    """A target that is the logging policy: whatever gold labels weigh, no round says that it gains or loses."""
+    rounds, _, _ = judged_world(rng)
+    low, high = TrustedIntervals(**rounds | {"target_probs": np.full((4_000, 2), 0.5)}, on_logging=True).finite_sample
+    # Some 280 bets on nothing at all, the largest weight three times the mean: 3 log(40) / 280 = 0.04 if all were bold.
+    assert -0.1 < low <= 0 <= high < 0.1
+
+
 def test_judged_outcomes_are_not_looked_at_by_them(rng):
     """Pseudo-outcomes outside [0, 1] are no trouble, and change nothing."""
     rounds, _, _ = judged_world(rng)
