@@ -21,6 +21,7 @@ from pointsman.pipeline import default_trade_offs, evaluate, evaluate_cross_fitt
 from pointsman.pipeline.gold_units import in_gold_units
 from pointsman.registry import load_router, save_router
 from tests.pipeline.judged_logs import judged_log
+from tests.synthetic import FALSE_FAILURE_Z
 
 MODELS = ("cheap", "fair", "gamer")
 COST_USD = np.array([1e-4, 1e-3, 1.1e-3])
@@ -147,6 +148,20 @@ def test_intervals_in_gold_units_cover_and_are_narrower_than_gold_alone(seed, rn
         widths_of_gold.append(2 * 1.96 * gold[log.arm == 2].std() / math.sqrt(n_own))
     assert missed <= stats.binom.isf(1e-6, n_replications, 0.05)
     assert np.mean(widths) < 0.7 * np.mean(widths_of_gold)
+
+
+def test_values_are_golds_whatever_the_correction(seed, rng):
+    """By a correction that believes a judge who is 0.25 too kind, the value is still that of gold, to its own error."""
+    log, gold = one_hot_log(
+        rng, n_rounds=900, mean=lambda x, _: 0.5 + 0.1 * x[:, 0], judged=lambda gold, _: 0.5 + 0.5 * gold
+    )
+    labels = labels_of(log, gold, np.flatnonzero(rng.random(900) < 0.2))
+    row = evaluate(
+        "always fair", log, labels=labels, correction="judge-only", quality_per_usd=0.0, against="always cheap",
+        estimators=("dr",),
+    ).rows[0]  # fmt: skip
+    # Some 60 gold labels on the model: its error is near 0.035, and the judge is off by seven of them.
+    assert abs(row["value"] - 0.5) < FALSE_FAILURE_Z * row["standard_error"]
 
 
 def test_the_judges_bias_would_be_seen(rng):
