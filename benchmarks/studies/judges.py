@@ -181,7 +181,9 @@ def report(found: Sequence[Found]) -> Report:
             "random. `paired`: judges scored all rounds; `unpaired`: rounds with a reference label have no other. "
             f"Features are the default encoder's, of the prompt alone. {N_DRAWS[PROMISED_AT]} draws at {PROMISED_AT} "
             f"reference labels, {N_DRAWS[30]} elsewhere. Draws share the table, so that intervals and tests are about "
-            "which rounds were labelled, not about other prompts.",
+            "which rounds were labelled, not about other prompts. The verdict is on the paired design: where no round "
+            "has both kinds of label, nothing tells whether a judge is right or guesses, so that it is believed but "
+            "for its constants; of LLMBar's weak judges, wrong more often than not, that is worse than a constant.",
             "",
             "Mean squared error against the reference on rounds without a reference label, x 10,000:",
             "",
