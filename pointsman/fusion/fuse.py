@@ -31,9 +31,11 @@ class Fused:
         quality: (n_rounds,) the label to learn from: gold where it is known, else the expected gold label; NaN where
             nobody judged.
         weight: (n_rounds,) what such a label is worth beside a gold one, in (0, 1]: s / (s + error^2), with s the
-            variance of a gold label about its arm's mean and error the standard error of the correction.
+            variance of a gold label about its arm's mean and error the standard error of the correction; 1 where the
+            method does not say.
         error: (n_rounds,) standard error of the expectation; 0 for a gold label, NaN where the method does not say.
-        expected: (n_rounds,) m, the expected gold label by a correction that never saw the round's own.
+        expected: (n_rounds,) m, the expected gold label by a correction that never saw the round's own; NaN where
+            nobody judged and rho is not known.
         pseudo_quality: (n_rounds,) m + R / rho (gold - m), R whether the gold label is known: unbiased for the gold
             label given the round, whatever m is, if rho is right. Not within [0, 1], and never clipped to it.
         labelling: rho, the probability of a gold label, and what is to be thought of it.
@@ -72,7 +74,7 @@ def fuse(
         rounds: The rounds with their labels.
         correction: How gold is predicted from the judges; cloned, itself left as it is.
         gold_propensity: (n_rounds,) probability with which a gold label was asked for, in (0, 1], where that is known;
-            estimated elsewhere (NaN).
+            estimated elsewhere (NaN). A round of known probability counts even where nobody judged it.
         n_folds: Folds of the cross-fitting.
         seed: Draws the folds.
 
@@ -91,10 +93,12 @@ def fuse(
     """
     _check(rounds)
     labelled = rounds.has_gold | rounds.is_judged
-    used = _scored_alike(rounds, labelled=labelled)
+    # A round that was asked with a known probability, and of which nobody said anything, is as good as any other.
+    counted = labelled if gold_propensity is None else labelled | ~np.isnan(gold_propensity)
+    used = _scored_alike(rounds, labelled=counted)
     rounds.expected  # noqa: B018 - once for all the rounds made from these
     labelling = estimate_labelling(
-        _hushed(rounds, used), labelled=labelled, gold_propensity=gold_propensity, n_folds=n_folds, seed=seed
+        _hushed(rounds, used), labelled=counted, gold_propensity=gold_propensity, n_folds=n_folds, seed=seed
     )
     has_gold = rounds.has_gold
     expected = _cross_fitted(_hushed(rounds, used), correction, n_folds=n_folds, seed=seed)
@@ -109,8 +113,8 @@ def fuse(
         quality=np.where(labelled, quality, np.nan),
         weight=spread / (spread + np.nan_to_num(error, nan=0.0) ** 2),
         error=np.where(labelled, error, np.nan),
-        expected=np.where(labelled, expected, np.nan),
-        pseudo_quality=np.where(labelled, expected + gap, np.nan),
+        expected=np.where(counted, expected, np.nan),
+        pseudo_quality=np.where(counted, expected + gap, np.nan),
         labelling=labelling,
         correction=fitted,
         judges_used=tuple(name for name, use in zip(rounds.judges, used, strict=True) if use),

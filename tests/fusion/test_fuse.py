@@ -281,3 +281,27 @@ def test_all_gold_is_its_own_answer(rng):
         fused = fuse(rounds, make_correction())
     np.testing.assert_array_equal(fused.quality, rounds.gold)
     np.testing.assert_allclose(fused.pseudo_quality, rounds.gold, atol=1e-12)
+
+
+def test_rounds_nobody_judged_count_where_their_probability_is_known(rng):
+    """Gold asked at a known 10% of all rounds, a judge that speaks in half: pseudo labels average gold over all rounds.
+
+    Within 4 standard errors of the mean of 4,000 pseudo labels; without the silent rounds R / rho would average 1.8.
+    """
+    n_rounds = 4_000
+    gold = rng.random(n_rounds)
+    asked, spoke = rng.random(n_rounds) < 0.1, rng.random(n_rounds) < 0.5
+    rounds = JudgedRounds(
+        context=rng.normal(size=(n_rounds, 3)),
+        arm=np.zeros(n_rounds, dtype=np.int64),
+        judged=np.where(spoke, np.clip(gold + 0.2, 0, 1), np.nan)[:, None],
+        gold=np.where(asked, gold, np.nan),
+        group=np.arange(n_rounds),
+        arms=["a"],
+        judges=["judge"],
+    )
+    fused = fuse(rounds, make_correction(), gold_propensity=np.full(n_rounds, 0.1))
+    assert not np.isnan(fused.pseudo_quality).any()
+    assert np.isnan(fused.quality[~asked & ~spoke]).all()
+    gap = fused.pseudo_quality - gold
+    assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(n_rounds)

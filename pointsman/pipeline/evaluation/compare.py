@@ -21,6 +21,7 @@ from pointsman.ope import (
 )
 from pointsman.ope.estimators import importance_weights
 from pointsman.ope.evaluate import Outcome
+from pointsman.ope.trusted import degrees_of_freedom
 from pointsman.pipeline.evaluation.evidence import Evidence
 from pointsman.trade_off import TradeOff
 from pointsman.types import PerRound, State
@@ -223,8 +224,11 @@ def _saving(saving: Saving, *, evidence: Evidence, weight: PerRound, rows: NDArr
         # Both a cost at equal quality and a quality at equal cost rest on quality.
         verdict = evidence.gate(saving.change, weight=weight, rows=rows, outcome="quality", mean_weight=0.0)
         if verdict.interval == "normal":
-            low, high = saving.change.interval(evidence.level)
-            share_low, share_high = nothing if saving.share is None else saving.share.interval(evidence.level)
+            # Few gold labels carry a corrected estimate.
+            freedom = math.inf if evidence.gold_labels is None else degrees_of_freedom(saving.change)
+            low, high = saving.change.interval(evidence.level, degrees_of_freedom=freedom)
+            if saving.share is not None:
+                share_low, share_high = saving.share.interval(evidence.level, degrees_of_freedom=freedom)
         else:
             reason = "too few rounds carry this estimate for an interval"
     return {
