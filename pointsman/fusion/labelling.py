@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pointsman.errors import CalibrationWarning, InvalidParameterError, OverlapError, OverlapWarning
 from pointsman.fusion.base import JudgedRounds
 from pointsman.nuisance.cross_fit import assign_folds
-from pointsman.types import PerRound
+from pointsman.types import PerRound, State
 
 LEAST_COVERED = 0.5
 """Share of the rounds that the gold labels, each weighing one over its probability, must at least stand for."""
@@ -45,6 +45,17 @@ class Labelling:
     share: float
     covered: float
     trimmed_share: float
+
+    @property
+    def summary(self) -> State:
+        """What to say of it: `kind, share, covered, trimmed_share`, and `smallest`, the least probability."""
+        return {
+            "kind": self.kind,
+            "share": self.share,
+            "covered": self.covered,
+            "trimmed_share": self.trimmed_share,
+            "smallest": float(self.probability.min()),
+        }
 
 
 def estimate_labelling(

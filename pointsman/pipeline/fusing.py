@@ -344,14 +344,7 @@ def _coverage(log: LoggedRounds, units: GoldUnits, gold: PerRound) -> State:
         "judges_used": [],
     }
     if units.fused is not None:
-        labelling = units.fused.labelling
-        coverage["labelling"] = {
-            "kind": labelling.kind,
-            "share": labelling.share,
-            "covered": labelling.covered,
-            "trimmed_share": labelling.trimmed_share,
-            "smallest": float(labelling.probability.min()),
-        }
+        coverage["labelling"] = units.fused.labelling.summary
         coverage["judges_used"] = list(units.fused.judges_used)
     return coverage
 

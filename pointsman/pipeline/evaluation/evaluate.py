@@ -500,14 +500,7 @@ def _evidence(
 def _label_notes(units: GoldUnits) -> State:
     notes = dict(units.notes)
     if units.fused is not None:
-        labelling = units.fused.labelling
-        notes["labelling"] = {
-            "kind": labelling.kind,
-            "share": labelling.share,
-            "covered": labelling.covered,
-            "trimmed_share": labelling.trimmed_share,
-            "judges_used": list(units.fused.judges_used),
-        }
+        notes["labelling"] = units.fused.labelling.summary | {"judges_used": list(units.fused.judges_used)}
     return notes
 
 
