@@ -162,16 +162,18 @@ def judged_rounds(n_rounds: int, *, seed: int = 0) -> Any:
 
 
 def _measure_fuse(args: argparse.Namespace) -> dict[str, Any]:
+    from threadpoolctl import threadpool_limits
+
     import pointsman as pm
     from pointsman.fusion import fuse, make_correction
     from pointsman.fusion.labelling import estimate_labelling
-    from pointsman.pipeline.rounds import few_threads
 
     rounds = judged_rounds(args.labels)
     before = _peak_mib()
     seconds: dict[str, float] = {}
     began_cpu = time.process_time()
-    with warnings.catch_warnings(), few_threads(rounds.n_rounds):
+    # One thread, as `fuse` has it, for the pieces that are called alone.
+    with warnings.catch_warnings(), threadpool_limits(limits=1, user_api="blas"):
         warnings.simplefilter("ignore", pm.StatisticalWarning)
         began = time.perf_counter()
         rounds.expected  # noqa: B018 - the first piece; the others find it made
