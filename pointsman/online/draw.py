@@ -1,0 +1,73 @@
+"""Drawing an arm with a probability that is known exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+NODES = np.array([-6.0, -2.4, -1.5, -0.8, -0.25, 0.25, 0.8, 1.5, 2.4, 6.0])
+"""Where every arm's distribution is cut, in its standard deviations: probabilities are then within some 0.005 of
+Thompson's, however unlike the arms' deviations."""
+
+
+def best_probabilities(
+    mean: NDArray[np.float64], deviation: NDArray[np.float64], eligible: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return each arm's probability that its draw from N(mean, deviation^2) is the largest, draws independent.
+
+        P_t = int dF_t(u) prod over s != t of F_s(u)
+
+    by cells of u: dF_t of a cell times the other arms' mean F over it, scaled to sum to one. This is Thompson sampling
+    with the probability of each choice in closed form: whoever draws from these numbers has drawn with exactly these
+    propensities, whatever the quadrature's error.
+
+    Args:
+        mean: (n_arms,) posterior means of what is to be largest.
+        deviation: (n_arms,) posterior standard deviations, >= 0.
+        eligible: (n_arms,) arms that may be drawn; at least one.
+
+    Returns:
+        (n_arms,) probabilities, zero where not eligible, summing to one.
+
+    References:
+        Thompson (1933), Biometrika 25; Russo, Van Roy, Kazerouni, Osband and Wen (2018), Foundations and Trends in
+        Machine Learning 11(1).
+    """
+    from scipy.special import ndtr
+
+    arms = np.flatnonzero(eligible)
+    probabilities = np.zeros(mean.size)
+    m, s = mean[arms], deviation[arms]
+    s = np.maximum(s, 1e-9 * max(float(s.max()), float(np.ptp(m))))
+    if arms.size == 1 or not s.max() > 0:
+        probabilities[arms[int(m.argmax())]] = 1.0
+        return probabilities
+    # The largest draw is hardly ever below the lowest that any one arm gives, so arms that never reach it are out.
+    lowest = (m + NODES[0] * s).max()
+    contends = m + NODES[-1] * s > lowest
+    arms, m, s = arms[contends], m[contends], s[contends]
+    edges = (m + NODES[:, None] * s).ravel()
+    edges = np.sort(edges[edges >= lowest])
+    below = ndtr((edges[:, None] - m) / s)
+    inside = below[1:] - below[:-1]
+    middle = (below[1:] + below[:-1]) / 2
+    # Products over the other arms, without a division by zero: those before times those after.
+    others = np.ones_like(middle)
+    np.cumprod(middle[:, :-1], axis=1, out=others[:, 1:])
+    others[:, :-1] *= np.cumprod(middle[:, :0:-1], axis=1)[:, ::-1]
+    weight = (inside * others).sum(axis=0)
+    probabilities[arms] = weight / weight.sum()
+    return probabilities
+
+
+def explored(probabilities: NDArray[np.float64], *, eligible: NDArray[np.bool_], floor: float) -> NDArray[np.float64]:
+    """Return (1 - floor) p + floor / K over the K eligible arms: each then has at least floor / K."""
+    return np.where(eligible, (1 - floor) * probabilities + floor / np.count_nonzero(eligible), 0.0)
+
+
+def draw(probabilities: NDArray[np.float64], rng: np.random.Generator) -> int:
+    """Draw an arm from exactly these probabilities."""
+    cumulative = probabilities.cumsum()
+    # Scaled by the last sum, a draw of 0.999... cannot fall past numbers that sum to 1 - 1e-16; the first arm whose
+    # sum exceeds it has a positive probability.
+    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))

@@ -1,0 +1,205 @@
+"""A Gaussian linear regression that learns one outcome at a time, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.errors import InvalidParameterError
+from pointsman.types import Arrays
+
+Row: TypeAlias = Sequence[tuple[slice, NDArray[np.float64]]]
+"""A row of a design by its pieces that are not zero: where they stand, and their values."""
+
+REFACTOR_EVERY = 512
+"""Rank-one updates after which the covariance is computed anew from the precision: rounding has then moved it by some
+1e-12 of itself, and the factorisation costs each update a few microseconds."""
+
+
+class LinearPosterior:
+    """w given outcomes y_i = phi_i . w + noise of variance s / weight_i, with the prior w ~ N(prior_mean, diag(V)).
+
+        precision  P = diag(1 / V) + sum_i weight_i phi_i phi_i' / s,     P (mean - prior_mean) = r,
+                   r = sum_i weight_i (y_i - phi_i . prior_mean) phi_i / s
+
+    The covariance P^-1 is kept by rank-one updates (Sherman and Morrison) and computed anew from P every
+    `REFACTOR_EVERY` of them; until then outcomes wait to be added to P all at once. Rows phi are given by their nonzero
+    pieces: a row of one arm touches that arm's block and what all arms share. Forgetting moves P and r towards the
+    prior, so that nothing is ever less certain than before the first outcome.
+
+    Args:
+        prior_variance: (n_columns,) V, each > 0.
+        noise: s > 0.
+        prior_mean: (n_columns,); zero where None.
+
+    Attributes:
+        mean: (n_columns,) posterior mean.
+        covariance: (n_columns, n_columns) posterior covariance.
+        n_updates: Outcomes learned from.
+
+    References:
+        Sherman and Morrison (1950), Annals of Mathematical Statistics 21(1); Kulhavy and Zarrop (1993), International
+        Journal of Control 58(4): forgetting towards a prior.
+    """
+
+    def __init__(
+        self,
+        prior_variance: NDArray[np.float64],
+        *,
+        noise: float,
+        prior_mean: NDArray[np.float64] | None = None,
+    ) -> None:
+        variance = np.asarray(prior_variance, dtype=np.float64)
+        if variance.ndim != 1 or not (np.isfinite(variance) & (variance > 0)).all():
+            raise InvalidParameterError(f"prior_variance must be a list of finite numbers > 0; got {prior_variance}")
+        if not (np.isfinite(noise) and noise > 0):
+            raise InvalidParameterError(f"noise must be a finite number > 0; got {noise}")
+        self.prior_variance = variance
+        self.prior_mean = np.zeros(variance.size) if prior_mean is None else np.array(prior_mean, dtype=np.float64)
+        self.noise = noise
+        self.precision = np.diag(1 / variance)
+        self.shift = np.zeros(variance.size)
+        # Column by column, as BLAS updates it in place.
+        self.covariance = np.asfortranarray(np.diag(variance))
+        self.mean = self.prior_mean.copy()
+        self.n_updates = 0
+        self._waiting: list[tuple[Row, float, float]] = []
+
+    def update(self, row: Row, outcome: float, *, weight: float = 1.0) -> None:
+        """Learn from one outcome.
+
+        Args:
+            row: phi, its pieces that are not zero; pieces do not overlap.
+            outcome: y.
+            weight: Of the outcome, >= 0; one stands for variance s.
+        """
+        from scipy.linalg.blas import dger
+
+        scale = weight / self.noise
+        if scale == 0:
+            return
+        gain = self.spread(row)
+        variance = sum(float(values @ gain[place]) for place, values in row)
+        expected = sum(float(values @ self.mean[place]) for place, values in row)
+        total = variance + 1 / scale
+        self.mean += gain * ((outcome - expected) / total)
+        # In place: the covariance is symmetric, so its rows are columns.
+        dger(-1 / total, gain, gain, a=self.covariance, overwrite_x=False, overwrite_y=False, overwrite_a=True)
+        self._waiting.append((row, outcome, scale))
+        self.n_updates += 1
+        if len(self._waiting) >= REFACTOR_EVERY:
+            self.refactor()
+
+    def spread(self, row: Row) -> NDArray[np.float64]:
+        """Return covariance times phi, (n_columns,)."""
+        return np.asarray(sum(self.covariance[:, place] @ values for place, values in row))
+
+    def update_many(
+        self, rows: NDArray[np.float64], outcomes: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> None:
+        """Learn from many outcomes at once: the same as one by one, for one factorisation.
+
+        Args:
+            rows: (n, n_columns) phi.
+            outcomes: (n,) y.
+            weights: (n,) >= 0.
+        """
+        self._settle()
+        scaled = rows * (weights / self.noise)[:, None]
+        self.precision += scaled.T @ rows
+        self.shift += scaled.T @ (outcomes - rows @ self.prior_mean)
+        self.n_updates += int(np.count_nonzero(weights))
+        self.refactor()
+
+    def forget(self, kept: float) -> None:
+        """Move the posterior towards the prior: every outcome so far keeps this share of its weight.
+
+        Args:
+            kept: In [0, 1]; 0 is to know nothing but the prior.
+
+        Raises:
+            InvalidParameterError: `kept` lies outside [0, 1].
+        """
+        _check_share(kept)
+        self._settle()
+        prior = np.diag(1 / self.prior_variance)
+        self.precision = kept * (self.precision - prior) + prior
+        self.shift = kept * self.shift
+        self.refactor()
+
+    def loosen(self, columns: NDArray[np.int64], kept: float) -> None:
+        """Take these coefficients to have moved since: their means stay, their variances go towards the prior's.
+
+        covariance + diag(q), q = (1 - kept) (V - own variance): the coefficients took one step of a random walk.
+
+        Args:
+            columns: Which.
+            kept: In [0, 1]; 0 leaves them as uncertain as before the first outcome.
+
+        Raises:
+            InvalidParameterError: `kept` lies outside [0, 1].
+        """
+        _check_share(kept)
+        self.refactor()
+        own = self.covariance[columns, columns]
+        self.covariance[columns, columns] += (1 - kept) * np.maximum(self.prior_variance[columns] - own, 0)
+        root = np.sqrt(self.prior_variance)
+        scaled = np.linalg.inv(self.covariance / (root[:, None] * root))
+        self.precision = (scaled + scaled.T) / 2 / (root[:, None] * root)
+        self.shift = self.precision @ (self.mean - self.prior_mean)
+
+    def refactor(self) -> None:
+        """Compute covariance and mean anew from the precision."""
+        from scipy.linalg import cho_factor, cho_solve
+
+        self._settle()
+        # In units of the prior the precision is I plus something positive: well conditioned whatever the units.
+        root = np.sqrt(self.prior_variance)
+        factor = cho_factor(self.precision * (root[:, None] * root), lower=True, check_finite=False)
+        inverse = cho_solve(factor, np.eye(root.size), check_finite=False) * (root[:, None] * root)
+        self.covariance = np.asfortranarray((inverse + inverse.T) / 2)
+        self.mean = self.prior_mean + self.covariance @ self.shift
+
+    def state(self) -> Arrays:
+        """Return all that `from_state` needs."""
+        self._settle()
+        return {
+            "prior_variance": self.prior_variance,
+            "prior_mean": self.prior_mean,
+            "noise": np.array([self.noise]),
+            "precision": self.precision,
+            "shift": self.shift,
+            "n_updates": np.array([self.n_updates]),
+        }
+
+    @classmethod
+    def from_state(cls, arrays: Arrays) -> Self:
+        """Return the posterior that `state` described."""
+        posterior = cls(arrays["prior_variance"], noise=float(arrays["noise"][0]), prior_mean=arrays["prior_mean"])
+        posterior.precision, posterior.shift = arrays["precision"].copy(), arrays["shift"].copy()
+        posterior.n_updates = int(arrays["n_updates"][0])
+        posterior.refactor()
+        return posterior
+
+    def _settle(self) -> None:
+        """Add the outcomes that wait to the precision."""
+        if not self._waiting:
+            return
+        rows = np.zeros((len(self._waiting), self.mean.size))
+        outcomes, scales = np.empty(len(rows)), np.empty(len(rows))
+        for i, (row, outcome, scale) in enumerate(self._waiting):
+            for place, values in row:
+                rows[i, place] = values
+            outcomes[i], scales[i] = outcome, scale
+        self._waiting.clear()
+        scaled = rows * scales[:, None]
+        self.precision += scaled.T @ rows
+        self.shift += scaled.T @ (outcomes - rows @ self.prior_mean)
+
+
+def _check_share(kept: float) -> None:
+    if not 0 <= kept <= 1:
+        raise InvalidParameterError(f"kept must be in [0, 1]; got {kept}")
