@@ -168,6 +168,9 @@ class PooledThompson(OnlinePolicy):
     ) -> None:
         """Learn quality and cost, whichever is known, whatever the trade-off was."""
         del trade_off
+        # A cost is learned, and remembered, at the price its arm had to begin with; one of a free arm says nothing.
+        factor = self.cost_factor[arm]
+        cost_usd = cost_usd / factor if factor > 0 else math.nan
         if not self.components.is_settled:
             self._remember(context, arm, quality, cost_usd, weight)
         z = self.components(context)
@@ -197,17 +200,14 @@ class PooledThompson(OnlinePolicy):
                 self.n_since = 0
 
     def _learn_cost(self, z: Vector, arm: int, cost_usd: float) -> None:
-        at_old_price = cost_usd / self.cost_factor[arm] if self.cost_factor[arm] > 0 else math.nan
-        if math.isnan(at_old_price):
-            return
-        if math.isnan(self.unit_usd[arm]) and at_old_price > 0:
-            self.unit_usd[arm] = at_old_price
+        if math.isnan(self.unit_usd[arm]) and cost_usd > 0:
+            self.unit_usd[arm] = cost_usd
         unit = self.unit_usd[arm]
         if unit > 0:
             k = z[: self.n_cost]
             start = self.n_cost + arm * (self.n_cost + 1)
             row: Row = [(slice(0, self.n_cost), k), (slice(start, start + self.n_cost + 1), np.concatenate([ONE, k]))]
-            self.cost.update(row, at_old_price / unit - 1)
+            self.cost.update(row, cost_usd / unit - 1)
 
     def _watch(self, arm: int, residual: float) -> None:
         """Follow an arm's standardised residuals both ways; forget its own part where they have drifted."""

@@ -166,6 +166,18 @@ def test_components_are_learned_from_the_first_prompts(rng):
     np.testing.assert_allclose(policy.quality.mean, told.quality.mean, atol=1e-9)
 
 
+def test_costs_seen_before_a_price_cut_are_not_cut_twice(rng):
+    """Rounds that are learned anew with the components keep the price they were seen at."""
+    world = World(7)
+    policy = PooledThompson(n_arms=N_ARMS, n_features=N_FEATURES, n_shared=N_FEATURES)
+    for _ in range(LEARN_AT[0]):
+        policy.update(world.prompt(), int(rng.integers(N_ARMS)), cost_usd=1.0)
+    policy.set_price(0, 0.1)
+    policy.update(world.prompt(), 0, cost_usd=0.1)
+    assert policy.components.version == 1
+    np.testing.assert_allclose(policy.unit_usd, 1.0)
+
+
 def test_state_goes_round(rng):
     """Saved and loaded in the middle, it decides and learns exactly like the one that was not."""
     world = World(5)
