@@ -75,6 +75,8 @@ class Hierarchical(Correction):
         rows = np.flatnonzero(rounds.has_gold)
         if rows.size < 2:
             raise InvalidParameterError(f"rounds must hold at least 2 gold labels to learn from; got {rows.size}")
+        if rounds.n_judges == 0:
+            raise InvalidParameterError("rounds must hold the labels of at least one judge; got none")
         self._find_axes(rounds.context)
         self.center_ = rounds.expected.mean(axis=0)
         self.heard_ = float(self.center_.mean())

@@ -273,3 +273,18 @@ def test_too_little_gold_and_use_before_fit_are_refused(rng):
         Hierarchical().fit(rounds)
     with pytest.raises(NotFittedError, match="Hierarchical is not fitted"):
         make_correction("hierarchical").predict(rounds)
+
+
+def test_without_judges_there_is_nothing_to_correct(rng):
+    """Rounds of no judge are refused in words, not by an array's shape."""
+    rounds = JudgedRounds(
+        context=rng.normal(size=(30, 2)),
+        arm=np.zeros(30, dtype=np.int64),
+        judged=np.empty((30, 0)),
+        gold=rng.random(30),
+        group=np.arange(30),
+        arms=["a"],
+        judges=[],
+    )
+    with pytest.raises(InvalidParameterError, match="at least one judge"):
+        Hierarchical().fit(rounds)
