@@ -37,7 +37,7 @@ class Hierarchical(Correction):
     surprise, what it said minus p_j, 0 where it said nothing, and p, s their means over judges, z leading components
     of the context and t the arm,
 
-        gold = p + r s + b + b_t + p a + s a' + sum_j [ (p_j - p) c_j + (s_j - s) c'_j ] + p a_t + s a'_t
+        gold = p + r s + b + b_t + p k + s k' + sum_j [ (p_j - p) c_j + (s_j - s) c'_j ] + p k_t + s k'_t
                + sum_j (p_j - p) c_tj + h f + d f' + z . g + z . g_t + noise,
 
     with r in [1/2, 1] how far the judges' surprises agree (`_reliability`), h = (p + s)^2 about its centre and d the
@@ -45,7 +45,7 @@ class Hierarchical(Correction):
     in one group (all b_t, say) share a variance, and the variances are chosen by evidence (`BlockRidge`). So a judge's
     constant is learned from all gold labels, an arm's from its own as far as arms are seen to differ, a slope below one
     where the judge is noisy, and a bias that depends on the prompt where enough gold labels show one. An arm that games
-    the judge has b_t + p a_t far below zero, which no other arm inherits: it only widens the variance of all b_t. The
+    the judge has b_t + p k_t far below zero, which no other arm inherits: it only widens the variance of all b_t. The
     noise is that of a share, of variance proportional to m (1 - m) + 0.05 about an expected m.
 
     A judge that scores gold rounds, too, is calibrated by what it said; one that never does only by what it would have
