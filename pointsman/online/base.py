@@ -34,6 +34,31 @@ class Choice:
     probabilities: Vector
 
 
+@dataclass(frozen=True, kw_only=True)
+class ArmPrior:
+    """What is believed of a new arm before its first answer.
+
+    Attributes:
+        quality: Expected quality of its answers, in [0, 1]; that of the other arms where None.
+        cost_usd: Expected cost of an answer, in USD; that of the other arms where None.
+        like: Arm of the same family, whose answers it is expected to resemble; none where None.
+        n_rounds: How many answers the belief is worth, >= 0: how soon the arm's own answers outweigh it.
+    """
+
+    quality: float | None = None
+    cost_usd: float | None = None
+    like: int | None = None
+    n_rounds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.quality is not None and not 0 <= self.quality <= 1:
+            raise InvalidParameterError(f"quality of an arm's prior must be in [0, 1]; got {self.quality}")
+        if self.cost_usd is not None and not (math.isfinite(self.cost_usd) and self.cost_usd >= 0):
+            raise InvalidParameterError(f"cost_usd of an arm's prior must be finite and >= 0; got {self.cost_usd}")
+        if not (math.isfinite(self.n_rounds) and self.n_rounds >= 0):
+            raise InvalidParameterError(f"n_rounds of an arm's prior must be finite and >= 0; got {self.n_rounds}")
+
+
 class OnlinePolicy(ABC):
     """Chooses an arm for one prompt at a time, and learns from what came of it.
 
@@ -70,6 +95,22 @@ class OnlinePolicy(ABC):
             cost_usd: Of the answer; NaN where not known.
             trade_off: The decision's, for policies that learn one reward; the others have no use for it.
             weight: Of the quality, in (0, 1]: less than one for a label that is in doubt.
+        """
+
+    @abstractmethod
+    def add_arm(self, prior: ArmPrior | None = None) -> int:
+        """Take in a new arm, as the last; return its index. A few prompts scored beforehand go to `update`.
+
+        An arm that goes is no business of the policy: it is not eligible any more.
+
+        Args:
+            prior: What is believed of it; as little as of the first arms where None.
+        """
+
+    def set_price(self, arm: int, factor: float) -> None:  # noqa: B027 - most baselines have nothing to do here
+        """Take an arm's price to be so many times that of the beginning, from the next request on.
+
+        A policy that learns one reward has no use for it, and finds out from the costs that it sees.
         """
 
     def decide(
