@@ -1,11 +1,11 @@
-"""The cost-quality plot: what a router reaches at every trade-off, beside the models it chooses among."""
+"""Plots: what a router reaches at every trade-off, beside its models; what online policies lose and spend."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import cycle, pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pointsman.errors import InvalidParameterError, MissingDependencyError
 from pointsman.logs import FullFeedback, replacing
+from pointsman.online.replay import Comparison
 from pointsman.pipeline import score
 from pointsman.router import Router
 from pointsman.trade_off import TradeOff
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart by all common kinds of colour vision, and by lightness in print.
 _BLUE, _VERMILION, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
+_PURPLE, _ORANGE, _SKY = "#CC79A7", "#E69F00", "#56B4E9"
+
+_COLOURS = (_BLUE, _VERMILION, _GREEN, _PURPLE, _ORANGE, _SKY)
 
 _MARKER_AREA = 52
 """Of a model's dot, in square points."""
@@ -117,15 +121,9 @@ def cost_quality_plot(
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, NullFormatter
-    except ImportError:
-        raise MissingDependencyError("plots need matplotlib: pip install 'pointsman[plot]'") from None
+    figure, canvas = _new_figure(width=8, height=5.4)
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    figure = Figure(figsize=(8, 5.4), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_xscale("log")
     if oracle:
@@ -152,11 +150,53 @@ def cost_quality_plot(
     return figure
 
 
+def replay_plot(comparison: Comparison, *, title: str) -> Figure:
+    """Return a figure of what online policies lost and spent, round by round.
+
+    Left, cumulative regret to the best model in hindsight, below zero where a policy is ahead of it; right, cumulative
+    spend, unless nothing costs anything. Lines are means over seeds, bands reach from the lowest to the highest seed,
+    and where prices, arms or prompts change there is a line across.
+
+    Args:
+        comparison: The policies.
+        title: What data this is.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    figure, _ = _new_figure(width=10, height=4.8)
+    *policies, best, _ = comparison.curves
+    has_cost = any(curve.spend_usd.any() for curve in comparison.curves)
+    panels = [("regret", "regret to the best model, utility")] + [("spend_usd", "spend, USD")] * has_cost
+    for place, (name, said) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        for turn in comparison.turns:
+            axes.axvline(turn, color=_GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+        mean = getattr(best, name).mean(axis=0)
+        axes.plot(best.rounds, mean, color="black", linestyle=":", linewidth=1.6, label=best.label)
+        for curve, (style, colour) in zip(policies, cycle(product(("-", "--", "-."), _COLOURS))):
+            values = getattr(curve, name)
+            label = curve.label if place == 0 else None
+            axes.plot(curve.rounds, values.mean(axis=0), color=colour, linestyle=style, linewidth=1.8, label=label)
+            axes.fill_between(
+                curve.rounds, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0
+            )
+        axes.set_xlabel("rounds")
+        axes.set_ylabel(said)
+        axes.grid(visible=True, color="#dddddd", linewidth=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0)
+    figure.axes[0].set_title(title, loc="left", fontsize=11)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
 def write_plot(figure: Figure, stem: str | os.PathLike[str]) -> list[Path]:
     """Write a figure as PNG and SVG beside each other, each whole or not at all; the same figure gives the same bytes.
 
     Args:
-        figure: From `cost_quality_plot`.
+        figure: From `cost_quality_plot` or `replay_plot`.
         stem: Path without the suffix.
 
     Returns:
@@ -172,6 +212,18 @@ def write_plot(figure: Figure, stem: str | os.PathLike[str]) -> list[Path]:
             figure.savefig(file, format=suffix, metadata=metadata)
         written.append(path)
     return written
+
+
+def _new_figure(*, width: float, height: float) -> tuple[Figure, Any]:
+    """Return an empty figure, its sides in inches, and its canvas."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependencyError("plots need matplotlib: pip install 'pointsman[plot]'") from None
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return figure, FigureCanvasAgg(figure)
 
 
 def _plane(points: Sequence[Point]) -> tuple[list[float], list[float]]:

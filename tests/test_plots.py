@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from pointsman.errors import InvalidLogError, InvalidParameterError
+from pointsman.online import policy
+from pointsman.online.replay import PriceCut, compare, stream
 from pointsman.pipeline import fit
 from pointsman.plots import (
     Point,
     cost_quality_plot,
     frontier_trade_offs,
     oracle_frontier,
+    replay_plot,
     router_frontier,
     single_models,
     write_plot,
@@ -81,3 +84,48 @@ def test_a_plot_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(InvalidLogError, match="does not exist"):
         write_plot(draw(), tmp_path / "nowhere" / "plot")
     assert list(tmp_path.iterdir()) == []
+
+
+def replayed(*, with_cost=True):
+    """Return two policies compared on the small table."""
+    table = small_table(n_prompts=60, with_cost=with_cost)
+    context = np.random.default_rng(0).normal(size=(60, 4))
+    return compare(
+        lambda seed: stream(
+            table,
+            context,
+            scenarios=[PriceCut(at=20, arm="dear", factor=0.1)] if with_cost else [],
+            rng=np.random.default_rng(seed),
+        ),
+        {
+            name: lambda requests, _, name=name: policy(name, n_arms=len(requests.arms), n_features=4)
+            for name in ("epsilon-greedy", "beta-thompson")
+        },
+        seeds=(0, 1),
+    )
+
+
+def test_a_replay_is_drawn_as_it_went(tmp_path):
+    """Every policy's mean regret and spend, the best model's, and a line across where something changed."""
+    found = replayed()
+    figure = replay_plot(found, title="small")
+    regret, spend = figure.axes
+    lines = {line.get_label(): line.get_ydata() for line in regret.lines}
+    for curve in found.curves[:2]:
+        np.testing.assert_array_equal(lines[curve.label], curve.regret.mean(axis=0))
+        assert any(np.array_equal(line.get_ydata(), curve.spend_usd.mean(axis=0)) for line in spend.lines)
+    assert not lines["best model in hindsight"].any()
+    assert any(list(line.get_xdata()) == [20, 20] for line in spend.lines)
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        "best model in hindsight",
+        "epsilon-greedy",
+        "beta-thompson",
+    ]
+    for name in ("a", "b"):
+        write_plot(replay_plot(found, title="small"), tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_what_costs_nothing_has_no_curve_of_spending():
+    """One panel is left."""
+    assert len(replay_plot(replayed(with_cost=False), title="free").axes) == 1

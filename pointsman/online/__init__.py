@@ -17,6 +17,12 @@ __all__ = ["ONLINE_POLICIES", "OnlinePolicy", "policy"]
 
 _CLASSES = {
     "pooled-thompson": ("bandit", "PooledThompson"),
+    "barp": ("barp", "BaRP"),
+    "beta-thompson": ("baselines", "BetaThompson"),
+    "epsilon-greedy": ("baselines", "EpsilonGreedy"),
+    "lin-thompson": ("baselines", "LinThompson"),
+    "lin-ucb": ("baselines", "LinUCB"),
+    "neural-linear": ("baselines", "NeuralLinear"),
 }
 
 
@@ -48,7 +54,7 @@ def policy(name: str, *, n_arms: int, n_features: int, seed: int = 0, **options:
         options: The policy's own constructor arguments.
 
     Raises:
-        InvalidParameterError: There is no such policy, or it has no such option.
+        InvalidParameterError: There is no such policy, it has no such option, or an option breaks its rule.
     """
     if name not in ONLINE_POLICIES:
         raise InvalidParameterError(f"policy must be one of {list(ONLINE_POLICIES)}; got {name!r}")
@@ -59,4 +65,7 @@ def policy(name: str, *, n_arms: int, n_features: int, seed: int = 0, **options:
     if unknown := sorted(options.keys() - accepted.keys()):
         known = sorted(accepted.keys() - {"n_arms", "n_features", "seed"})
         raise InvalidParameterError(f"options of {name!r} must be among {known}; got {unknown}")
-    return found(n_arms=n_arms, n_features=n_features, **options)  # type: ignore[call-arg]  # as every policy is made
+    try:
+        return found(n_arms=n_arms, n_features=n_features, **options)  # type: ignore[call-arg]  # as all are made
+    except TypeError as wrong:
+        raise InvalidParameterError(f"options of {name!r} must be of their type; got {options}: {wrong}") from wrong

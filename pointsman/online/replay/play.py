@@ -31,7 +31,7 @@ class Pacer(Protocol):
         """Return the trade-off to decide at, where a request asks for `base`."""
 
     def observe(self, cost_usd: float) -> None:
-        """Learn what the request cost."""
+        """Learn what the request cost; NaN where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -227,7 +227,7 @@ class _Run:
                 self.expected_utility[i] = choice.probabilities @ chunk.utility[j, : policy.n_arms]
                 self.quality_per_usd[i] = trade_off.quality_per_usd
                 if self.pacer is not None:
-                    self.pacer.observe(cost_usd)
+                    self.pacer.observe(cost_usd if has_cost else math.nan)
                 delay = int(stream.delay[i])
                 if delay > 0:
                     self.due.setdefault(i + delay, []).append(i)
