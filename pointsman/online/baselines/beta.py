@@ -45,7 +45,7 @@ class BetaThompson(OnlinePolicy):
     name = "beta-thompson"
 
     def __init__(
-        self, *, n_arms: int, n_features: int, n_types: int = 7, exploration: float = 1.0, floor: float = 0.02
+        self, *, n_arms: int, n_features: int, n_types: int = 7, exploration: float = 0.5, floor: float = 0.02
     ) -> None:
         check_ranges(
             floor=(floor, 0, 1), n_types=(n_types, 1, LEARN_TYPES_AT), exploration=(exploration, 0.01, math.inf)

@@ -17,7 +17,7 @@ from pointsman.online.features import LEARN_AT, Components
 from pointsman.trade_off import TradeOff
 from pointsman.types import Arrays, State
 
-N_COMPONENTS = 16
+N_COMPONENTS = 32
 """Components kept where none is said: with one answer a prompt, an arm's own regression does not bear many more."""
 
 
@@ -28,6 +28,7 @@ class LinearArms(OnlinePolicy):
         n_arms: Number of arms.
         n_features: Of the context.
         n_components: Principal components of the context regressed on; all of them where None.
+        exploration: How much it explores, >= 0; each kind of bandit says what it multiplies.
         floor: Probability spread evenly over the eligible arms, in [0, 1).
         components: The components, where the distribution of prompts is known beforehand; learned from the first
             contexts where None.
@@ -39,11 +40,12 @@ class LinearArms(OnlinePolicy):
         n_arms: int,
         n_features: int,
         n_components: int | None = N_COMPONENTS,
+        exploration: float = 0.5,
         floor: float = 0.02,
         components: Components | None = None,
     ) -> None:
-        check_ranges(floor=(floor, 0, 1))
-        self.n_arms, self.n_features, self.floor = n_arms, n_features, floor
+        check_ranges(exploration=(exploration, 0, math.inf), floor=(floor, 0, 1))
+        self.n_arms, self.n_features, self.exploration, self.floor = n_arms, n_features, exploration, floor
         self.components = components or Components(
             n_features=n_features, n_components=n_features if n_components is None else n_components
         )
@@ -53,10 +55,6 @@ class LinearArms(OnlinePolicy):
     @abstractmethod
     def choose(self, mean: Vector, deviation: Vector, eligible: NDArray[np.bool_]) -> Vector:
         """Return the probability of every arm from what is believed of its utility."""
-
-    def settings(self) -> State:
-        """Return the options of this kind of bandit, as its constructor takes them."""
-        return {"floor": self.floor}
 
     def probabilities(self, context: Vector, trade_off: TradeOff, eligible: NDArray[np.bool_]) -> Vector:
         """Return the probability of every arm; zero where not eligible."""
@@ -111,7 +109,13 @@ class LinearArms(OnlinePolicy):
         }
         arrays |= {f"components.{key}": array for key, array in self.components.state().items()}
         arrays |= {f"heads.{key}": array for key, array in self.heads.state().items()}
-        return {"n_arms": self.n_arms, "n_features": self.n_features, **self.settings()}, arrays
+        values: State = {
+            "n_arms": self.n_arms,
+            "n_features": self.n_features,
+            "exploration": self.exploration,
+            "floor": self.floor,
+        }
+        return values, arrays
 
     @classmethod
     def from_state(cls, values: State, arrays: Arrays) -> Self:
@@ -132,30 +136,13 @@ class EpsilonGreedy(LinearArms):
     """The arm of highest predicted utility, but with probability epsilon any eligible arm.
 
     epsilon_n = min(1, max(floor, exploration K / n)) after n answers: every arm gets some `exploration` log n answers
-    by chance, and the floor for ever.
-
-    Args:
-        n_arms: Number of arms.
-        n_features: Of the context.
-        exploration: How fast epsilon fades, >= 0.
-        n_components: Principal components of the context regressed on; all of them where None.
-        floor: The least epsilon, in [0, 1).
-        components: As of `LinearArms`.
+    by chance, and the floor for ever. Options are those of `LinearArms`.
 
     References:
         Auer, Cesa-Bianchi and Fischer (2002), Machine Learning 47: epsilon_n-greedy.
     """
 
     name = "epsilon-greedy"
-
-    def __init__(self, *, exploration: float = 1.0, **options: Any) -> None:
-        super().__init__(**options)
-        check_ranges(exploration=(exploration, 0, math.inf))
-        self.exploration = exploration
-
-    def settings(self) -> State:
-        """Return the options of this kind of bandit, as its constructor takes them."""
-        return {"exploration": self.exploration, "floor": self.floor}
 
     def choose(self, mean: Vector, deviation: Vector, eligible: NDArray[np.bool_]) -> Vector:
         """Return 1 - epsilon for the best predicted arm, above epsilon spread evenly."""
@@ -172,30 +159,14 @@ class LinUCB(LinearArms):
 
     Quality and cost are regressed apart. At a fixed trade-off that predicts what LinUCB on the utility predicts, and
     it is the stronger form where the trade-off differs from request to request (`ArmHeads`). The floor makes the
-    propensity of every choice known and positive, which LinUCB's argmax alone does not have.
-
-    Args:
-        n_arms: Number of arms.
-        n_features: Of the context.
-        exploration: alpha >= 0, in posterior standard deviations.
-        n_components: Principal components of the context regressed on; all of them where None.
-        floor: Probability spread evenly over the eligible arms, in [0, 1).
-        components: As of `LinearArms`.
+    propensity of every choice known and positive, which LinUCB's argmax alone does not have. Options are those of
+    `LinearArms`; `exploration` is LinUCB's alpha, in posterior standard deviations.
 
     References:
         Li, Chu, Langford and Schapire (2010), WWW: LinUCB with disjoint linear models.
     """
 
     name = "lin-ucb"
-
-    def __init__(self, *, exploration: float = 0.5, **options: Any) -> None:
-        super().__init__(**options)
-        check_ranges(exploration=(exploration, 0, math.inf))
-        self.exploration = exploration
-
-    def settings(self) -> State:
-        """Return the options of this kind of bandit, as its constructor takes them."""
-        return {"exploration": self.exploration, "floor": self.floor}
 
     def choose(self, mean: Vector, deviation: Vector, eligible: NDArray[np.bool_]) -> Vector:
         """Return one for the arm of the highest upper bound, above the floor."""
@@ -206,28 +177,13 @@ class LinUCB(LinearArms):
 class LinThompson(LinearArms):
     """Every arm with the probability that its utility is the largest, each arm's regression apart from the others'.
 
-    Args:
-        n_arms: Number of arms.
-        n_features: Of the context.
-        exploration: Factor on the posterior standard deviation, >= 0; 1 is Thompson sampling.
-        n_components: Principal components of the context regressed on; all of them where None.
-        floor: Probability spread evenly over the eligible arms, in [0, 1).
-        components: As of `LinearArms`.
+    Options are those of `LinearArms`; `exploration` multiplies posterior standard deviations, 1 is Thompson sampling.
 
     References:
         Agrawal and Goyal (2013), ICML: Thompson sampling for contextual bandits with linear payoffs.
     """
 
     name = "lin-thompson"
-
-    def __init__(self, *, exploration: float = 0.5, **options: Any) -> None:
-        super().__init__(**options)
-        check_ranges(exploration=(exploration, 0, math.inf))
-        self.exploration = exploration
-
-    def settings(self) -> State:
-        """Return the options of this kind of bandit, as its constructor takes them."""
-        return {"exploration": self.exploration, "floor": self.floor}
 
     def choose(self, mean: Vector, deviation: Vector, eligible: NDArray[np.bool_]) -> Vector:
         """Return Thompson's probabilities, above the floor."""
