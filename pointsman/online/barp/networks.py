@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,8 +40,8 @@ class Network(ABC):
         """Return the logit of every arm."""
 
     @abstractmethod
-    def gradient(self, context: Context, cost_weight: PerRound, of_logits: PerArm) -> Arrays:
-        """Return the gradient in every parameter of a loss whose gradient in the logits is this."""
+    def gradient(self, context: Context, cost_weight: PerRound, of: Callable[[PerArm], PerArm]) -> Arrays:
+        """Return the gradient in every parameter of a loss, given its gradient in the logits as a function of them."""
 
 
 class Bilinear(Network):
@@ -61,16 +62,16 @@ class Bilinear(Network):
         flat = _crossed(context, cost_weight) @ slopes.reshape(slopes.shape[0], -1).T
         return np.asarray(flat, dtype=np.float64)
 
-    def gradient(self, context: Context, cost_weight: PerRound, of_logits: PerArm) -> Arrays:
+    def gradient(self, context: Context, cost_weight: PerRound, of: Callable[[PerArm], PerArm]) -> Arrays:
         """Return the gradient in the slopes."""
-        flat = of_logits.T @ _crossed(context, cost_weight)
+        flat = of(self.logits(context, cost_weight)).T @ _crossed(context, cost_weight)
         return {"slopes": flat.reshape(self.parameters["slopes"].shape)}
 
 
 class Perceptron(Network):
     """The paper's form: z = V relu(U [h; phi(w)] + c) + b, phi a perceptron of its own; rectifiers throughout.
 
-    torch gives the gradient; numpy serves. Hidden layers start at He et al.'s scale.
+    torch gives the gradient; numpy serves; both in single precision. Hidden layers start at He et al.'s scale.
 
     Args:
         n_arms: Outputs.
@@ -90,7 +91,7 @@ class Perceptron(Network):
         def he(n_out: int, n_in: int, *, n_summed: int) -> NDArray[np.float64]:
             return np.asarray(rng.standard_normal((n_out, n_in)) * np.sqrt(2 / n_summed))
 
-        self.parameters = {
+        parameters = {
             "preference_weight_0": he(first, 2, n_summed=2),
             "preference_bias_0": np.zeros(first),
             "preference_weight_1": he(second, first, n_summed=first),
@@ -101,23 +102,29 @@ class Perceptron(Network):
             "output_weight": np.zeros((n_arms, HIDDEN_WIDTH)),
             "output_bias": np.zeros(n_arms),
         }
+        self.parameters = {name: array.astype(np.float32) for name, array in parameters.items()}
 
     def logits(self, context: Context, cost_weight: PerRound) -> PerArm:
         """Return the logit of every arm."""
-        return np.asarray(_forward(self.parameters, context, _preference(cost_weight)), dtype=np.float64)
+        return np.asarray(_forward(self.parameters, *self._inputs(context, cost_weight)), dtype=np.float64)
 
-    def gradient(self, context: Context, cost_weight: PerRound, of_logits: PerArm) -> Arrays:
+    def gradient(self, context: Context, cost_weight: PerRound, of: Callable[[PerArm], PerArm]) -> Arrays:
         """Return the gradient in every weight and bias, by torch, on one thread: the same bits every time."""
         torch = _torch()
         n_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             inner = {name: torch.from_numpy(array).requires_grad_() for name, array in self.parameters.items()}
-            outer = torch.from_numpy(np.asarray(context, dtype=np.float64)), torch.from_numpy(_preference(cost_weight))
-            torch.autograd.backward([_forward(inner, *outer)], [torch.from_numpy(of_logits)])
+            logits = _forward(inner, *(torch.from_numpy(each) for each in self._inputs(context, cost_weight)))
+            of_logits = of(logits.detach().numpy().astype(np.float64))
+            torch.autograd.backward([logits], [torch.from_numpy(of_logits).to(logits.dtype)])
             return {name: tensor.grad.numpy() for name, tensor in inner.items()}
         finally:
             torch.set_num_threads(n_threads)
+
+    def _inputs(self, context: Context, cost_weight: PerRound) -> tuple[NDArray[Any], NDArray[Any]]:
+        kind = self.parameters["hidden_bias"].dtype
+        return np.asarray(context, dtype=kind), _preference(cost_weight).astype(kind)
 
 
 class Adam:
@@ -139,7 +146,7 @@ class Adam:
         """Move the parameters, in place, against the gradient."""
         self.n_steps += 1
         first, second = ADAM_DECAYS
-        root = np.sqrt(1 - second**self.n_steps)
+        root = math.sqrt(1 - second**self.n_steps)
         rate = learning_rate * root / (1 - first**self.n_steps)
         for name, slope in gradient.items():
             mean, square = self.mean[name], self.square[name]

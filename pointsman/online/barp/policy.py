@@ -237,10 +237,11 @@ class BaRP(OnlinePolicy):
         standard, arm, cost_weight = self._standard(context[known]), arm[known], cost_weight[known]
         reward, weight = reward[known], weight[known]
         advantage = weight * (reward - np.average(reward, weights=weight))
-        of_logits = loss_gradient(
-            self.network.logits(standard, cost_weight), arm=arm, advantage=advantage, entropy=self.entropy
+        gradient = self.network.gradient(
+            standard,
+            cost_weight,
+            lambda logits: loss_gradient(logits, arm=arm, advantage=advantage, entropy=self.entropy),
         )
-        gradient = self.network.gradient(standard, cost_weight, of_logits)
         self.adam.step(self.network.parameters, gradient, learning_rate=self.learning_rate)
 
     def add_arm(self, prior: ArmPrior | None = None) -> int:

@@ -73,13 +73,11 @@ def train(
             policy.warm_up(context[first], record.cost_usd[first])
         for start in range(0, order.size, policy.batch_rounds):
             rows = order[start : start + policy.batch_rounds]
-            record.pull(rows, cost_weight[rows])
-            arm, weights = record.arm[rows], cost_weight[rows]
-            now = policy.choice_probabilities(context[rows], weights)[np.arange(rows.size), arm]
+            now = record.pull(rows, cost_weight[rows])
             policy.learn(
                 context[rows],
-                arm,
-                cost_weight=weights,
+                record.arm[rows],
+                cost_weight=cost_weight[rows],
                 quality=record.quality[rows],
                 cost_usd=record.cost_usd[rows],
                 weight=np.minimum(now / record.propensity[rows], LARGEST_WEIGHT),
@@ -101,17 +99,16 @@ class _Record:
         self.known = np.zeros(len(context), dtype=np.bool_)
         self.n_revealed = 0
 
-    def pull(self, rows: NDArray[np.int64], cost_weight: PerRound) -> None:
-        """Let the policy pull an arm of those of these prompts that have none."""
-        unknown = ~self.known[rows]
-        if not unknown.any():
-            return
-        rows, cost_weight = rows[unknown], cost_weight[unknown]
+    def pull(self, rows: NDArray[np.int64], cost_weight: PerRound) -> PerRound:
+        """Let the policy pull an arm of those prompts that have none; return its probability now of each one's arm."""
         probabilities = self.policy.choice_probabilities(self.context[rows], cost_weight)
-        cumulative = probabilities.cumsum(axis=1)
-        arm = (cumulative <= self.rng.random((rows.size, 1)) * cumulative[:, -1:]).sum(axis=1)
-        self.arm[rows] = arm
-        self.propensity[rows] = probabilities[np.arange(rows.size), arm]
-        self.quality[rows], self.cost_usd[rows] = self.reveal(rows, arm)
-        self.known[rows] = True
-        self.n_revealed += rows.size
+        new = ~self.known[rows]
+        if new.any():
+            cumulative = probabilities[new].cumsum(axis=1)
+            arm = (cumulative <= self.rng.random((len(cumulative), 1)) * cumulative[:, -1:]).sum(axis=1)
+            self.arm[rows[new]] = arm
+            self.propensity[rows[new]] = probabilities[new, arm]
+            self.quality[rows[new]], self.cost_usd[rows[new]] = self.reveal(rows[new], arm)
+            self.known[rows[new]] = True
+            self.n_revealed += arm.size
+        return np.asarray(probabilities[np.arange(rows.size), self.arm[rows]])
