@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.online.parts import Parts
+from benchmarks.online.parts import Parts, source_hash
 from benchmarks.online.report import Found, write_report
 from benchmarks.online.streams import DIALS, POLICIES, REFERENCES, Unit, dials_of, run_unit
 from benchmarks.studies.table import map_logs
@@ -29,6 +29,7 @@ class Job:
     vectors: Path
     parts: Parts
     path: Path
+    sources: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +75,17 @@ def run(args: argparse.Namespace) -> int:
                 for policy in (*args.policies, *REFERENCES):
                     unit = Unit(seed=seed, table=spec.name, dial=dial, policy=policy)
                     path = parts.path(unit, table_hash)
-                    jobs.append(Job(unit=unit, spec=spec, folder=args.data, vectors=vectors, parts=parts, path=path))
+                    jobs.append(
+                        Job(
+                            unit=unit,
+                            spec=spec,
+                            folder=args.data,
+                            vectors=vectors,
+                            parts=parts,
+                            path=path,
+                            sources=source_hash(policy),
+                        )
+                    )
     jobs.sort(key=lambda job: job.unit)
     to_do = [job for job in jobs if parts.read(job.path, job.unit.policy) is None]
     print(f"{len(jobs)} units; {len(jobs) - len(to_do)} are done, {len(to_do)} to do", file=sys.stderr)
@@ -96,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def finish(job: Job) -> None:
     """Do a unit and write its part."""
     encoded = encoded_table(job.spec, folder=job.folder, vectors=job.vectors)
-    job.parts.write(job.path, job.unit.policy, run_unit(job.unit, encoded))
+    job.parts.write(job.path, run_unit(job.unit, encoded), sources=job.sources)
 
 
 if __name__ == "__main__":

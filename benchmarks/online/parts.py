@@ -38,11 +38,11 @@ class Parts:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found if self.reuse or found["sources"] == source_hash(policy) else None
 
-    def write(self, path: Path, policy: str, found: dict[str, Any]) -> None:
-        """Write what a unit found, whole or not at all."""
+    def write(self, path: Path, found: dict[str, Any], *, sources: str) -> None:
+        """Write what a unit found, and the hash of the sources it was begun with, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(json.dumps({**found, "sources": source_hash(policy)}).encode())
+            file.write(json.dumps({**found, "sources": sources}).encode())
 
 
 @lru_cache(maxsize=32)

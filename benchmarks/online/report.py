@@ -207,6 +207,7 @@ def _plot(results: Results, path: Path) -> list[Path]:
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
     figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False, layout="constrained")
+    labelled: dict[str, Any] = {}
     for axis, key in zip(axes.flat, keys, strict=False):
         best = results.cells[key][HINDSIGHT]
         for policy, colour in _COLOURS.items():
@@ -218,14 +219,14 @@ def _plot(results: Results, path: Path) -> list[Path]:
             regret = np.mean([np.subtract(best[seed]["curve"], runs[seed]["curve"]) for seed in seeds], axis=0)
             style = "--" if policy == PEER_COLD_START else "-"
             width = 2.4 if policy == DEFAULT else 1.3
-            axis.plot(rounds, regret, style, color=colour, linewidth=width, label=policy)
+            (labelled[policy],) = axis.plot(rounds, regret, style, color=colour, linewidth=width)
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set_title(f"{key[0]}, lambda {key[1]}", fontsize=10)
         axis.set_xlabel("round")
         axis.set_ylabel("regret to the best single arm")
     for axis in axes.flat[len(keys) :]:
         axis.axis("off")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return [path]
