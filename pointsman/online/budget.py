@@ -24,18 +24,23 @@ REPAY = 0.5
 """Share of the budget that a request is asked to save, at most, while a debt is repaid; or to add, while credit is."""
 BAND = 2.0
 """Debt, in requests of typical deviation and over STEP, from which on all of REPAY is asked."""
+CREDIT = 5.0
+"""Most credit that is kept, in bands; what else was not spent lapses."""
 START = 0.1
 """lambda times the budget of a request to begin with: a tenth of a point of quality for the whole of it."""
 LEAST, MOST = 1e-4, 1e3
 """lambda times the budget of a request at which it stands for zero, and for infinity: the cheapest arm."""
+NEARLY = 10.0
+"""Factor on lambda within which it counts as infinite when it is judged whether a budget can be held."""
 MEMORY = 100.0
 """Requests over which the deviation of costs is averaged."""
 N_CHEAPEST = 30.0
-"""Requests at infinite lambda over which is judged whether the cheapest arms are within the budget."""
+"""Requests over which that is judged."""
 LEAST_ELAPSED_DAYS = 600 / DAY_S
 """Time over which the first requests of a budget a day are taken to have come, at least."""
-DAILY_BAND = 0.1
-"""Band of a budget a day, in days: how far spend may be ahead of or behind the clock, as traffic has its hours."""
+DAILY_BAND, DAILY_CREDIT = 0.1, 0.25
+"""Band and credit of a budget a day, in days: how far spend may be ahead of or behind the clock, as traffic has its
+hours."""
 N_BLOCKS = 64
 """Most blocks that the history is summarised in."""
 
@@ -80,6 +85,8 @@ class Pacing:
         allowed_usd: What the budget allowed: of as many requests as have a known cost, or of the time that passed.
         target_usd: What a request may cost on average now.
         debt_usd: What is still to be saved; negative where there is credit to be spent.
+        lapsed_usd: Credit that was not wanted and is not kept: where the budget was held throughout and all costs are
+            known, spend_usd - allowed_usd is the debt less this.
         share_bound: Share of requests in which the pacer raised lambda.
         quality_per_usd: The pacer's lambda now; zero where it does not bind, infinite where it asks for the cheapest.
         is_held: False while even the cheapest arms cost more than the budget: raise it, or add a cheaper arm.
@@ -92,6 +99,7 @@ class Pacing:
     allowed_usd: float
     target_usd: float
     debt_usd: float
+    lapsed_usd: float
     share_bound: float
     quality_per_usd: float
     is_held: bool
@@ -106,19 +114,19 @@ class Pacer:
         log(lambda u) <- log(lambda u) + (a / m) (c_t - r_t),     r_t = 1 - REPAY clip(d_t (a / m) / BAND, -1, 1)
 
     is dual ascent, multiplicative as lambda has no unit, on the constraint that requests cost r: the budget, less what
-    repays the debt. a is STEP, and m is the root mean square of c - 1 over the last requests, at least 1, so that a
-    dear call does not throw lambda off. Summed up, it is a proportional-integral controller of the debt, so spend settles at the budget
-    itself, not only near it. The higher of the pacer's lambda and the request's own is used.
+    repays the debt. a is STEP, and m the root mean square of c - 1 over the last requests, at least 1, so that a dear
+    call does not throw lambda off. Summed up, it is a proportional-integral controller of the debt, so spend settles at
+    the budget itself, not only near it. The higher of the pacer's lambda and the request's own is used.
 
     lambda is fixed before the arm is drawn, by costs of earlier requests alone, so propensities stay those that the
-    policy says. It needs no dither of its own where spend jumps in lambda: costs move it to and fro across the jump, as
-    often as makes the mean right.
+    policy says. It needs no dither where spend jumps in lambda: costs move it to and fro across the jump, as often as
+    makes the mean right.
 
-    Wherever lambda is finite, the debt is at most m log(MOST / LEAST) / a requests' worth and a request, whatever the
-    policy and prices do: each request's worth of debt raises log(lambda u) by a / m. Credit is kept up to one band, so
-    in any stretch of requests spend exceeds the budget by no more than both. At infinite lambda the cheapest arm is
-    asked for; where that costs more than the budget, too, the budget cannot be held, the debt stands still, and
-    `report` says so.
+    While m is steady and lambda finite, the debt is below log(MOST / LEAST) m / a and one band, in budgets, whatever
+    the policy and prices do: every budget overspent raises log(lambda u) by a / m. Credit is kept up to CREDIT bands (a
+    quarter of a day's budget), so that in any stretch of requests spend is over the budget by no more than both. At
+    infinite lambda the cheapest arm is asked for; where that costs more than the budget, too, the budget cannot be
+    held, the debt stands still, and `report` says so.
 
     A cost may come late, or as NaN where it is never known. With a budget a day, requests are taken to come as often as
     in the last day or so, and the debt is that against the clock.
@@ -142,7 +150,7 @@ class Pacer:
             )
         self.budget_usd_per_request, self.budget_usd_per_day = budgets
         self._log = math.log(START)
-        self._debt_usd = 0.0
+        self._debt_usd = self._lapsed_usd = 0.0
         self._square = 1.0
         self._recent_usd = math.nan
         self._cheapest, self._n_cheapest = 0.0, 0.0
@@ -196,8 +204,7 @@ class Pacer:
         # Asked for before this cost is in: it is the debt that the decision could have known of.
         asked = 1 - REPAY * min(max(self._debt_usd / self._band_usd, -1.0), 1.0)
         self._watch_cheapest(relative)
-        if self.is_held:
-            self._debt_usd = max(self._debt_usd + cost_usd - allowed, -self._band_usd)
+        self._owe(cost_usd - allowed)
         moved = self._log + self._step * (relative - asked)
         self._log = min(max(moved, math.log(LEAST)), math.log(MOST))
 
@@ -231,6 +238,7 @@ class Pacer:
             allowed_usd=total.allowed_usd,
             target_usd=self.target_usd,
             debt_usd=self._debt_usd,
+            lapsed_usd=self._lapsed_usd,
             share_bound=total.n_bound / max(total.n_requests, 1),
             quality_per_usd=self.quality_per_usd,
             is_held=self.is_held,
@@ -243,7 +251,7 @@ class Pacer:
             "budget_usd_per_request": self.budget_usd_per_request,
             "budget_usd_per_day": self.budget_usd_per_day,
             "log": self._log,
-            "debt_usd": self._debt_usd,
+            "debt_usd": [self._debt_usd, self._lapsed_usd],
             "square": self._square,
             "recent_usd": None if math.isnan(self._recent_usd) else self._recent_usd,
             "cheapest": [self._cheapest, self._n_cheapest],
@@ -259,7 +267,8 @@ class Pacer:
         pacer = cls(
             budget_usd_per_request=state["budget_usd_per_request"], budget_usd_per_day=state["budget_usd_per_day"]
         )
-        pacer._log, pacer._debt_usd, pacer._square = state["log"], state["debt_usd"], state["square"]
+        pacer._log, pacer._square = state["log"], state["square"]
+        pacer._debt_usd, pacer._lapsed_usd = state["debt_usd"]
         pacer._recent_usd = math.nan if state["recent_usd"] is None else state["recent_usd"]
         pacer._cheapest, pacer._n_cheapest = state["cheapest"]
         pacer._began, pacer._seen, pacer._recent_requests = state["clock"]
@@ -278,6 +287,13 @@ class Pacer:
         if self.budget_usd_per_day is not None:
             band = max(band, DAILY_BAND * self._requests_per_day)
         return band * self.target_usd
+
+    @property
+    def _credit_usd(self) -> float:
+        """Most that is kept of what was not spent."""
+        if self.budget_usd_per_day is not None:
+            return DAILY_CREDIT * self.budget_usd_per_day
+        return CREDIT * self._band_usd
 
     @property
     def _requests_per_day(self) -> float:
@@ -301,12 +317,19 @@ class Pacer:
         self._recent_requests = self._recent_requests * math.exp(-passed) + n_requests
         accrued = passed * self.budget_usd_per_day
         self._last.allowed_usd += accrued
+        self._owe(-accrued)
+
+    def _owe(self, more_usd: float) -> None:
+        """Add to the debt, unless the budget cannot be held; credit beyond what is kept lapses."""
         if self.is_held:
-            self._debt_usd = max(self._debt_usd - accrued, -self._band_usd)
+            self._debt_usd += more_usd
+            lapsed = max(-self._credit_usd - self._debt_usd, 0.0)
+            self._debt_usd += lapsed
+            self._lapsed_usd += lapsed
 
     def _watch_cheapest(self, relative: float) -> None:
-        """Follow what requests cost while the cheapest arms are asked for."""
-        if self._log < math.log(MOST):
+        """Follow what requests cost while the cheapest arms are asked for, or nearly."""
+        if self._log < math.log(MOST / NEARLY):
             self._cheapest, self._n_cheapest = 0.0, 0.0
             return
         self._n_cheapest += 1
