@@ -38,9 +38,9 @@ class Setting:
 COLD_START = Setting(n_components=25, alpha=0.05, forgetting_factor=0.997, initial_quality=0.0)
 """What its authors selected for a cold start (`BEST_K3_TABULA_RASA_HPARAMS`)."""
 BEST = Setting(n_components=4, alpha=0.25, forgetting_factor=1.0, initial_quality=1.0)
-"""What earned most on routerbench, paretobandit and llmrouter at lambda 0, 0.1 and random, on seeds 100 and 101, which are
-not reported: of 4, 8, 25 or 64 whitened components, or 25 or 256 that are not; alpha from 0.01 to 1; forgetting factors
-0.997 and 1; initial quality 0, 0.7 or 1."""
+"""What earned most on routerbench, paretobandit and llmrouter at lambda 0, 0.1 and random, on seeds 100 and 101, which
+are not reported: of 4, 8, 25 or 64 whitened components, or 25 or 256 that are not; alpha from 0.01 to 1; forgetting
+factors 0.997 and 1; initial quality 0, 0.7 or 1."""
 
 
 class ParetoBandit(OnlinePolicy):

@@ -268,8 +268,8 @@ def _report(args: argparse.Namespace) -> str:
         f"Microseconds of CPU time on one core ({platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, numpy {np.__version__}, one BLAS thread), {N_ARMS} arms, contexts of "
         f"{N_FEATURES} features that are ready: no encoder. One process, one run, interleaved round by round: "
-        f"{N_WARM:,} rounds to warm up, then {args.timed:,} timed; the longest is of all rounds. The default serves any "
-        "trade-off, learns cost, and returns the exact probability of its draw; the others return an argmax. Plain "
+        f"{N_WARM:,} rounds to warm up, then {args.timed:,} timed; the longest is of all rounds. The default serves "
+        "any trade-off, learns cost, and returns the exact probability of its draw; the others return an argmax. Plain "
         "LinUCB learns the utility at one trade-off.",
         "",
         *grid(["", *header], rows),
@@ -279,9 +279,9 @@ def _report(args: argparse.Namespace) -> str:
         lines += [
             f"{args.replayed:,} rounds of the default replayed (`pointsman.online.replay`, {N_PROMPTS:,} prompts, pass "
             f"after pass): {replayed['cpu_seconds']:,.0f} CPU-s, "
-            f"{1e6 * replayed['cpu_seconds'] / args.replayed:,.0f} us a round; peak memory {replayed['peak_mib']:,.0f} MiB, {replayed['before_mib']:,.0f} of them before it "
-            f"began. Mean utility of the first tenth {100 * replayed['first']:.1f}, of the last "
-            f"{100 * replayed['last']:.1f} (x 100).",
+            f"{1e6 * replayed['cpu_seconds'] / args.replayed:,.0f} us a round; peak memory "
+            f"{replayed['peak_mib']:,.0f} MiB, {replayed['before_mib']:,.0f} of them before it began. Mean utility of "
+            f"the first tenth {100 * replayed['first']:.1f}, of the last {100 * replayed['last']:.1f} (x 100).",
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"
