@@ -89,8 +89,10 @@ def run(args: argparse.Namespace) -> int:
     jobs.sort(key=lambda job: job.unit)
     to_do = [job for job in jobs if parts.read(job.path, job.unit.policy) is None]
     print(f"{len(jobs)} units; {len(jobs) - len(to_do)} are done, {len(to_do)} to do", file=sys.stderr)
+    failures: list[str] = []
     if to_do and not args.report_only:
-        map_logs(finish, to_do, n_processes=args.jobs, label="online")
+        said = map_logs(finish, to_do, n_processes=args.jobs, label="online")
+        failures = [failure for failure in said if failure is not None]
     found: list[Found] = []
     for job in jobs:
         measured = parts.read(job.path, job.unit.policy)
@@ -101,13 +103,19 @@ def run(args: argparse.Namespace) -> int:
         return 1
     written = write_report(found, folder=args.out)
     print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
-    return 0
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
-def finish(job: Job) -> None:
-    """Do a unit and write its part."""
-    encoded = encoded_table(job.spec, folder=job.folder, vectors=job.vectors)
-    job.parts.write(job.path, run_unit(job.unit, encoded), sources=job.sources)
+def finish(job: Job) -> str | None:
+    """Do a unit and write its part; return what failed, in words: the other units are not to suffer from it."""
+    try:
+        encoded = encoded_table(job.spec, folder=job.folder, vectors=job.vectors)
+        job.parts.write(job.path, run_unit(job.unit, encoded), sources=job.sources)
+    except Exception as error:
+        return f"{job.unit}: {type(error).__name__}: {error}"
+    return None
 
 
 if __name__ == "__main__":
