@@ -27,3 +27,13 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 State: TypeAlias = dict[str, Any]
 """JSON-ready values: the other half."""
+
+
+def prefixed(prefix: str, arrays: Arrays) -> Arrays:
+    """Return the arrays of a part under its name, to be saved with those of others."""
+    return {f"{prefix}{name}": array for name, array in arrays.items()}
+
+
+def under(prefix: str, arrays: Arrays) -> Arrays:
+    """Return the arrays of the part of that name, as `prefixed` took them."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

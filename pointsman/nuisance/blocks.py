@@ -93,17 +93,10 @@ class BlockRidge:
             n_rows += outcome.size
         if n_rows == 0:
             raise InvalidParameterError("batches must hold at least one row; got none")
-        return self._from_moments(gram, cross, total, n_rows)
+        return self.fit_moments(gram, cross, total, n_rows)
 
-    def predict(self, design: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the expected outcome of each row."""
-        return np.asarray(design @ self.coef_)
-
-    def variance(self, design: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the posterior variance of each row's expected outcome, without the noise."""
-        return np.asarray(np.einsum("ij,ij->i", design @ self.covariance_, design))
-
-    def _from_moments(self, gram: NDArray[np.float64], cross: NDArray[np.float64], total: float, n_rows: int) -> Self:
+    def fit_moments(self, gram: NDArray[np.float64], cross: NDArray[np.float64], total: float, n_rows: float) -> Self:
+        """Learn from Phi' Phi, Phi' y, y' y and the number of rows, which may be a sum of weights."""
         from scipy.optimize import minimize
         from threadpoolctl import threadpool_limits
 
@@ -157,6 +150,14 @@ class BlockRidge:
         self.variance_ = {block.name: float(np.exp(each)) for block, each in zip(self.blocks, log, strict=False)}
         self.noise_ = float(np.exp(log[-1]))
         return self
+
+    def predict(self, design: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the expected outcome of each row."""
+        return np.asarray(design @ self.coef_)
+
+    def variance(self, design: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the posterior variance of each row's expected outcome, without the noise."""
+        return np.asarray(np.einsum("ij,ij->i", design @ self.covariance_, design))
 
 
 def _check_prior(variance: float, log_sd: float, *, of: str) -> None:

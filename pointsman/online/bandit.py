@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pointsman.errors import InvalidParameterError
-from pointsman.online.base import OnlinePolicy, Vector
-from pointsman.online.draw import best_probabilities, explored
+from pointsman.nuisance.blocks import Block, BlockRidge
+from pointsman.online.base import ArmPrior, OnlinePolicy, Vector
+from pointsman.online.draw import best_probabilities, contrast_variances, explored, greatest
 from pointsman.online.features import LEARN_AT, Components
 from pointsman.online.posterior import LinearPosterior, Row
 from pointsman.trade_off import TradeOff
-from pointsman.types import Arrays, State
+from pointsman.types import Arrays, State, prefixed, under
+
+Rule = Literal["thompson", "ucb"]
 
 ONE = np.ones(1)
 
 PRIOR_QUALITY = 0.7
 """What an answer is expected to be worth before any was seen: a little hope, so that every arm is tried."""
-SHARED_MEAN_VARIANCE = 0.05
+CONSTANT_VARIANCE = 0.05
 """Prior variance of what all arms have in common."""
-SHARED_VARIANCE = 0.1
-"""Prior variance, over prompts, of what all arms have in common about a prompt."""
-ARM_MEAN_VARIANCE = 0.03
-"""Prior variance of an arm's own mean."""
-ARM_VARIANCE = 0.03
-"""Prior variance, over prompts, of an arm's own part."""
+SHARED_POWER, SPECIFIC_POWER = 0.25, 0.5
+"""A slope's prior variance goes with its component's variance to this power times two, and of an arm's own slopes."""
+LOG_SD = 1.0
+"""Standard deviation of the normal prior on the logarithm of each variance that evidence chooses."""
+SETTLING = 500
+"""Outcomes after which exploration is down to 1 / sqrt(2) of what it was."""
+RECONSIDER = 4
+"""Variances are chosen anew each time that there are so many times as many outcomes."""
 COST_COMPONENTS = 6
 COST_VARIANCE = 0.5
 """Prior variance of a relative cost's mean, and of its part that goes with the prompt."""
 COST_NOISE = 0.5
 """Variance of a relative cost about its expectation."""
 LEAST_RELATIVE_COST = 0.02
-"""No call is expected to cost less than this share of an arm's first."""
+"""No call is expected to cost less than this share of an arm's usual cost."""
 FORGET_EVERY = 64
 """Outcomes after which geometric forgetting is made up for, all at once."""
 SLACK = 0.25
@@ -43,43 +49,81 @@ KEPT_AT_ALARM = 0.1
 """Share of the certainty about an arm's own part that is kept when it has changed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Variances:
+    """What evidence chooses; the defaults are where its prior is centred.
+
+    Attributes:
+        shared: Variance over prompts of what all arms have in common about a prompt.
+        arm: Variance over arms of their means.
+        specific: Variance over prompts of an arm's own part.
+        noise: Variance of a quality about its expectation.
+    """
+
+    shared: float = 0.1
+    arm: float = 0.03
+    specific: float = 0.03
+    noise: float = 0.1
+
+
+class Seen(NamedTuple):
+    """A round that is kept until the components are settled."""
+
+    context: Vector
+    arm: int
+    quality: float
+    cost_usd: float
+    weight: float
+
+
 class PooledThompson(OnlinePolicy):
     """Thompson sampling on q_t(x) = c + u(x) . w + b_t + v(x) . w_t, and a cost model of its own.
 
     u are the leading components of the context, v the first few of them. All arms share c and w, so that an answer of
     one says something of all; b_t and w_t are an arm's own. One Gaussian posterior holds all of it, exactly
-    (`LinearPosterior`), and a second, smaller one relative cost:
+    (`LinearPosterior`), under prior variances that evidence chooses (`Variances`, `BlockRidge`), and a second, smaller
+    one relative cost:
 
         cost_t(x) = unit_t (1 + z(x) . k + d_t + z(x) . k_t).
 
-    At trade-off lambda an arm's utility is normal with mean q_t - lambda cost_t and the variance of both, and an arm is
-    drawn with the probability that its utility is the largest (`best_probabilities`), a `floor` of it spread evenly. So
-    every trade-off is served by what was learned at all of them, the propensity of each draw is exact, and the
-    policy's own log can be evaluated off-policy.
+    What all arms share cancels where they are compared. So the deviation that an arm is drawn with is that of
+    independent utilities whose differences have the posterior's variances (`contrast_variances`), times
+
+        exploration / sqrt(1 + n / 500)
+
+    after n outcomes, and an arm is drawn with the probability that its utility is the largest (`best_probabilities`), a
+    `floor` of it spread evenly. So every trade-off is served by what was learned at all of them, the propensity of each
+    draw is exact, and the policy's own log can be evaluated off-policy.
 
     Every outcome moves the posterior at once. What was learned is forgotten geometrically (`memory`), towards the
     prior; and an arm whose answers have become worse or better than it was expected to be (a two-sided CUSUM of its
-    standardised residuals) forgets most of its own part at once.
+    standardised residuals) forgets most of its own part at once, and all are explored more again.
 
     Args:
         n_arms: Number of arms.
         n_features: Of the context.
         n_shared: Components in u.
         n_specific: Components in v.
-        exploration: Factor on the posterior standard deviation: 1 is Thompson sampling.
+        exploration: Factor on the posterior standard deviation to begin with: 1 is Thompson sampling.
         floor: Probability spread evenly over the eligible arms, in [0, 1).
+        rule: `thompson`, or `ucb`: the arm of highest mean plus deviation, each with all but the floor.
         memory: Outcomes after which what was learned counts half; infinity never forgets.
-        noise: Variance of a quality about its expectation.
         alarm: CUSUM, in standard deviations, at which an arm is taken to have changed; infinity never.
+        cost_usd: (n_arms,) expected cost of an answer by price lists, in USD; NaN, or None for all, where not known.
         components: The components, where the distribution of prompts is known beforehand; learned from the first
             contexts where None.
 
     References:
         Thompson (1933), Biometrika 25; Agrawal and Goyal (2013), ICML: linear contextual Thompson sampling; Page
-        (1954), Biometrika 41: CUSUM. The pooling and the exact propensities are this package's own.
+        (1954), Biometrika 41: CUSUM; MacKay (1992), Neural Computation 4(3): evidence. The pooling, the contrasts and
+        the exact propensities are this package's own.
     """
 
     name = "pooled-thompson"
+
+    quality: LinearPosterior
+    cost: LinearPosterior
+    square_sum: float
 
     def __init__(
         self,
@@ -88,11 +132,12 @@ class PooledThompson(OnlinePolicy):
         n_features: int,
         n_shared: int = 32,
         n_specific: int = 12,
-        exploration: float = 0.5,
+        exploration: float = 0.6,
         floor: float = 0.02,
+        rule: Rule = "thompson",
         memory: float = math.inf,
-        noise: float = 0.1,
         alarm: float = 12.0,
+        cost_usd: ArrayLike | None = None,
         components: Components | None = None,
     ) -> None:
         for name, value, low, high in (
@@ -103,58 +148,62 @@ class PooledThompson(OnlinePolicy):
         ):
             if not low <= value <= high:
                 raise InvalidParameterError(f"{name} must be in [{low}, {high}]; got {value}")
+        if rule not in ("thompson", "ucb"):
+            raise InvalidParameterError(f"rule must be 'thompson' or 'ucb'; got {rule!r}")
         self.n_arms, self.n_features = n_arms, n_features
-        self.exploration, self.floor, self.memory, self.noise, self.alarm = exploration, floor, memory, noise, alarm
+        self.exploration, self.floor, self.rule = exploration, floor, rule
+        self.memory, self.alarm = memory, alarm
         self.components = Components(n_features=n_features, n_components=n_shared) if components is None else components
         self.n_shared = self.components.n_components
         self.n_specific = min(n_specific, self.n_shared)
-        self._start()
-
-    def _start(self) -> None:
-        """Know nothing but the prior."""
-        n_arms, k, m = self.n_arms, self.n_shared, self.n_specific
-        # [c, u | b_1, v_1 | b_2, v_2 | ...]: what all arms share, then each arm's own, so that a row is two slices.
-        shared = np.concatenate([[SHARED_MEAN_VARIANCE], np.full(k, SHARED_VARIANCE / k)])
-        own = np.concatenate([[ARM_MEAN_VARIANCE], np.full(m, ARM_VARIANCE / m)])
-        self.quality = LinearPosterior(
-            np.concatenate([shared, np.tile(own, n_arms)]),
-            noise=self.noise,
-            prior_mean=np.concatenate([[PRIOR_QUALITY], np.zeros(k + n_arms * (m + 1))]),
-        )
-        n_cost = self.n_cost = min(COST_COMPONENTS, m)
-        cost_own = np.concatenate([[COST_VARIANCE], np.full(n_cost, COST_VARIANCE / n_cost)])
-        self.cost = LinearPosterior(
-            np.concatenate([np.full(n_cost, COST_VARIANCE / n_cost), np.tile(cost_own, n_arms)]), noise=COST_NOISE
-        )
-        self.unit_usd = np.full(n_arms, np.nan)
+        self.unit_usd = np.full(n_arms, np.nan) if cost_usd is None else np.array(cost_usd, dtype=np.float64)
+        if self.unit_usd.shape != (n_arms,) or (self.unit_usd < 0).any() or np.isinf(self.unit_usd).any():
+            raise InvalidParameterError(f"cost_usd must be {n_arms} finite numbers >= 0, or NaN; got {cost_usd!r}")
         self.cost_factor = np.ones(n_arms)
         self.drift = np.zeros((n_arms, 2))
-        self.n_since = 0
-        self._seen: list[tuple[Vector, int, float, float, float]] = []
+        self.variances = Variances()
+        self.n_explored = 0.0
+        self.reconsider_at = float(LEARN_AT[0] if self.components.is_settled else RECONSIDER * LEARN_AT[-1])
+        self._priors: dict[int, ArmPrior] = {}
+        self._seen: list[Seen] = []
+        self._start()
 
     def probabilities(self, context: Vector, trade_off: TradeOff, eligible: NDArray[np.bool_]) -> Vector:
-        """Return Thompson's probabilities at this trade-off, above the floor."""
-        mean, variance = self.predict(context, trade_off)
-        deviation = self.exploration * np.sqrt(variance)
-        return explored(best_probabilities(mean, deviation, eligible), eligible=eligible, floor=self.floor)
+        """Return the probabilities of the rule at this trade-off, above the floor."""
+        mean, deviation = self.predict(context, trade_off, eligible)
+        deviation *= self.exploration / math.sqrt(1 + self.n_explored / SETTLING)
+        if self.rule == "ucb":
+            best = greatest(mean + deviation, eligible)
+        else:
+            best = best_probabilities(mean, deviation, eligible)
+        return explored(best, eligible=eligible, floor=self.floor)
 
-    def predict(self, context: Vector, trade_off: TradeOff) -> tuple[Vector, Vector]:
-        """Return the posterior mean and variance of every arm's utility."""
+    def predict(
+        self, context: Vector, trade_off: TradeOff, eligible: NDArray[np.bool_] | None = None
+    ) -> tuple[Vector, Vector]:
+        """Return the posterior mean of every arm's utility, and the deviation by which eligible arms are told apart."""
         z = self.components(context)
-        u = np.concatenate([ONE, z])
-        own = u[: self.n_specific + 1]
-        shared, width = self.n_shared + 1, self.n_specific + 1
-        mean, variance = _of_arms(self.quality, u, own, shared=shared, width=width)
+        quality, cost_usd = self._expected(z)
+        covariance = self._design @ self.quality.covariance @ self._design.T
         rate = trade_off.quality_per_usd
-        if rate == 0 or not np.isfinite(self.unit_usd).any():
-            return mean, variance
-        k = z[: self.n_cost]
-        relative, doubt = _of_arms(self.cost, k, np.concatenate([ONE, k]), shared=self.n_cost, width=self.n_cost + 1)
-        unit = np.where(np.isnan(self.unit_usd), np.nanmean(self.unit_usd), self.unit_usd) * self.cost_factor
-        cost_usd = unit * np.maximum(1 + relative, LEAST_RELATIVE_COST)
-        if math.isinf(rate):
-            return -cost_usd, doubt * unit**2
-        return mean - rate * cost_usd, variance + doubt * (rate * unit) ** 2
+        known = np.isfinite(cost_usd)
+        if rate > 0 and known.any():
+            # An arm whose cost is not known at all is taken to cost what the others do, more or less.
+            typical = float(cost_usd[known].mean())
+            cost_usd = np.where(known, cost_usd, typical)
+            doubt = np.where(known, 0.0, COST_VARIANCE * typical**2)
+            if math.isinf(rate):
+                return -cost_usd, np.sqrt(doubt)
+            quality = quality - rate * cost_usd
+            covariance[np.diag_indices(self.n_arms)] += rate**2 * doubt
+        return quality, np.sqrt(contrast_variances(covariance, eligible))
+
+    def expected(self, context: Vector) -> tuple[Vector, Vector]:
+        """Return the posterior mean of every arm's quality, and of its cost in USD at today's prices.
+
+        A cost is NaN where neither a price list nor an answer told any.
+        """
+        return self._expected(self.components(context))
 
     def update(
         self,
@@ -172,12 +221,29 @@ class PooledThompson(OnlinePolicy):
         factor = self.cost_factor[arm]
         cost_usd = cost_usd / factor if factor > 0 else math.nan
         if not self.components.is_settled:
-            self._remember(context, arm, quality, cost_usd, weight)
+            self._remember(Seen(np.asarray(context, dtype=np.float64), arm, quality, cost_usd, weight))
         z = self.components(context)
         if not math.isnan(quality):
-            self._learn_quality(z, arm, quality, weight)
+            self._learn_quality(self._row(z, arm), arm, quality, weight)
         if not math.isnan(cost_usd):
             self._learn_cost(z, arm, cost_usd)
+
+    def add_arm(self, prior: ArmPrior | None = None) -> int:
+        """Take in a new arm; what is believed of it is learned as so many answers to the average prompt."""
+        arm = self.n_arms
+        self.n_arms += 1
+        prior = ArmPrior(n_rounds=0) if prior is None else prior
+        if prior.like is not None and not 0 <= prior.like < arm:
+            raise InvalidParameterError(f"like must be one of the {arm} arms; got {prior.like}")
+        self.unit_usd = np.append(self.unit_usd, np.nan if prior.cost_usd is None else prior.cost_usd)
+        self.cost_factor = np.append(self.cost_factor, 1.0)
+        self.drift = np.vstack([self.drift, np.zeros(2)])
+        self.quality.extend(self._own_variance())
+        self.cost.extend(self._own_cost_variance())
+        self._make_room()
+        self._priors[arm] = prior
+        self._believe(arm, prior)
+        return arm
 
     def set_price(self, arm: int, factor: float) -> None:
         """Take an arm's price to be so many times that at which its costs were learned: from the next request on."""
@@ -185,71 +251,237 @@ class PooledThompson(OnlinePolicy):
             raise InvalidParameterError(f"factor must be a finite number >= 0; got {factor}")
         self.cost_factor[arm] = factor
 
-    def _learn_quality(self, z: Vector, arm: int, quality: float, weight: float) -> None:
-        row = self._row(z, arm)
-        spread = self.quality.spread(row)
-        variance = sum(float(values @ spread[place]) for place, values in row)
-        expected = sum(float(values @ self.quality.mean[place]) for place, values in row)
-        self.quality.update(row, quality, weight=weight)
+    def learn_rounds(
+        self,
+        context: NDArray[np.float64],
+        arm: NDArray[np.int64],
+        *,
+        quality: NDArray[np.float64],
+        cost_usd: NDArray[np.float64],
+        weight: NDArray[np.float64],
+    ) -> None:
+        """Learn many rounds at once, as a prior to what comes: components, then variances, then all of them.
+
+        Args:
+            context: (n, n_features).
+            arm: (n,).
+            quality: (n,), NaN where not known.
+            cost_usd: (n,) at the prices of the beginning, NaN where not known.
+            weight: (n,) of the qualities; the outcomes that they add up to are as good as explored.
+
+        Raises:
+            InvalidParameterError: The policy has learned already.
+        """
+        if self.n_explored or self._seen:
+            raise InvalidParameterError("rounds can be learned at once only by a policy that has learned nothing yet")
+        if not self.components.is_settled:
+            self.components = Components.of(context, n_components=self.n_shared)
+        self._learn_anew(self.components(context), arm, quality=quality, cost_usd=cost_usd, weight=weight)
+        self.n_explored = float(weight[~np.isnan(quality)].sum())
+        self.reconsider_at = RECONSIDER * max(self.n_explored, LEARN_AT[-1])
+
+    def _expected(self, z: Vector) -> tuple[Vector, Vector]:
+        u = self._shared_row(z)
+        own = self._own_row(z)
+        self._design[:, : u.size] = u
+        self._own[:] = own
+        quality = self._design @ self.quality.mean
+        k = z[: self.n_cost]
+        of_arms = self.cost.mean[self.n_cost :].reshape(self.n_arms, self.n_cost + 1)
+        relative = float(k @ self.cost.mean[: self.n_cost]) + of_arms @ np.concatenate([ONE, k])
+        return quality, self.unit_usd * self.cost_factor * np.maximum(1 + relative, LEAST_RELATIVE_COST)
+
+    def _learn_quality(self, row: Row, arm: int, quality: float, weight: float) -> None:
+        expected, variance = self.quality.update(row, quality, weight=weight)
+        self.n_explored += weight
+        self.square_sum += weight * (quality - PRIOR_QUALITY) ** 2
         if math.isfinite(self.alarm):
-            self._watch(arm, (quality - expected) / math.sqrt(variance + self.noise / weight))
+            self._watch(arm, (quality - expected) / math.sqrt(variance + self.quality.noise / weight))
         if math.isfinite(self.memory):
             self.n_since += 1
             if self.n_since >= FORGET_EVERY:
-                self.quality.forget(0.5 ** (self.n_since / self.memory))
-                self.n_since = 0
+                self._forget(0.5 ** (self.n_since / self.memory))
+        if self.components.is_settled and self.n_explored >= self.reconsider_at:
+            self._reconsider()
 
     def _learn_cost(self, z: Vector, arm: int, cost_usd: float) -> None:
         if math.isnan(self.unit_usd[arm]) and cost_usd > 0:
             self.unit_usd[arm] = cost_usd
         unit = self.unit_usd[arm]
         if unit > 0:
-            k = z[: self.n_cost]
-            start = self.n_cost + arm * (self.n_cost + 1)
-            row: Row = [(slice(0, self.n_cost), k), (slice(start, start + self.n_cost + 1), np.concatenate([ONE, k]))]
-            self.cost.update(row, cost_usd / unit - 1)
+            self.cost.update(self._cost_row(z, arm), cost_usd / unit - 1)
 
     def _watch(self, arm: int, residual: float) -> None:
         """Follow an arm's standardised residuals both ways; forget its own part where they have drifted."""
         up, down = self.drift[arm]
         up, down = max(0.0, up + residual - SLACK), max(0.0, down - residual - SLACK)
         if max(up, down) > self.alarm:
-            start = self.n_shared + 1 + arm * (self.n_specific + 1)
-            self.quality.loosen(np.arange(start, start + self.n_specific + 1), KEPT_AT_ALARM)
+            self.quality.loosen(np.arange(*self._place(arm)), KEPT_AT_ALARM)
+            self._seen = [
+                each._replace(weight=each.weight * KEPT_AT_ALARM) if each.arm == arm else each for each in self._seen
+            ]
+            self.n_explored *= KEPT_AT_ALARM
             up = down = 0.0
         self.drift[arm] = up, down
 
-    def _row(self, z: Vector, arm: int) -> Row:
-        u = np.concatenate([ONE, z])
-        start = self.n_shared + 1 + arm * (self.n_specific + 1)
-        return [(slice(0, u.size), u), (slice(start, start + self.n_specific + 1), u[: self.n_specific + 1])]
+    def _forget(self, kept: float) -> None:
+        self.quality.forget(kept)
+        self.square_sum *= kept
+        self._seen = [each._replace(weight=each.weight * kept) for each in self._seen]
+        self.n_since = 0
 
-    def _remember(self, context: Vector, arm: int, quality: float, cost_usd: float, weight: float) -> None:
+    def _remember(self, seen: Seen) -> None:
         """Keep a round until the components are settled; learn them anew, and all rounds with them, when it is time."""
         if len(self._seen) == LEARN_AT[self.components.version]:
-            self.components.learn(np.array([each[0] for each in self._seen]))
-            self._relearn()
+            context, arm, quality, cost_usd, weight = (np.array(each) for each in zip(*self._seen, strict=True))
+            self.components.learn(context)
+            known = ~np.isnan(cost_usd)
+            total, count = (np.bincount(arm[known], weights=w, minlength=self.n_arms) for w in (cost_usd[known], None))
+            self.unit_usd = np.where(total > 0, total / np.maximum(count, 1), self.unit_usd)
+            self._learn_anew(self.components(context), arm, quality=quality, cost_usd=cost_usd, weight=weight)
             if self.components.is_settled:
                 self._seen.clear()
                 return
-        self._seen.append((np.asarray(context, dtype=np.float64), arm, quality, cost_usd, weight))
+        self._seen.append(seen)
 
-    def _relearn(self) -> None:
-        seen, drift = self._seen, self.drift.copy()
-        factor = self.cost_factor.copy()
+    def _learn_anew(
+        self,
+        z: NDArray[np.float64],
+        arm: NDArray[np.int64],
+        *,
+        quality: NDArray[np.float64],
+        cost_usd: NDArray[np.float64],
+        weight: NDArray[np.float64],
+    ) -> None:
+        """Choose the variances by evidence on these rounds, and learn all of them under these."""
         self._start()
-        self._seen, self.drift, self.cost_factor = seen, drift, factor
-        z = self.components(np.array([each[0] for each in seen]))
-        rows = np.zeros((len(seen), self.quality.mean.size))
-        outcomes, weights = np.zeros(len(seen)), np.zeros(len(seen))
-        for i, (_, arm, quality, cost_usd, weight) in enumerate(seen):
-            if not math.isnan(quality):
-                for place, values in self._row(z[i], arm):
-                    rows[i, place] = values
-                outcomes[i], weights[i] = quality, weight
-            if not math.isnan(cost_usd):
-                self._learn_cost(z[i], arm, cost_usd)
-        self.quality.update_many(rows, outcomes, weights)
+        known = np.flatnonzero(~np.isnan(quality))
+        rows = np.zeros((known.size, self.quality.mean.size))
+        for row, i in zip(rows, known, strict=True):
+            for place, values in self._row(z[i], int(arm[i])):
+                row[place] = values
+        outcome = quality[known] - PRIOR_QUALITY
+        self.square_sum = float(weight[known] @ outcome**2)
+        if known.size:
+            weighted = rows * weight[known][:, None]
+            self._choose(weighted.T @ rows, weighted.T @ outcome, n_outcomes=float(weight[known].sum()))
+            self.quality = self._prior()
+            self.quality.update_many(rows, quality[known], weight[known])
+        for t, prior in self._priors.items():
+            self._believe(t, prior)
+        for i in np.flatnonzero(~np.isnan(cost_usd)):
+            self._learn_cost(z[i], int(arm[i]), float(cost_usd[i]))
+
+    def _believe(self, arm: int, prior: ArmPrior) -> None:
+        """Learn what is believed of an arm as outcomes that nobody saw."""
+        if prior.like is not None:
+            # n answers to prompts like those so far, each coefficient's share of them, in which both arms did alike.
+            (start, stop), (other, _) = self._place(arm), self._place(prior.like)
+            share = np.concatenate([ONE, self._own_scale**2 * self.components.variance[: self.n_specific]])
+            for j in range(stop - start):
+                row: Row = [(slice(start + j, start + j + 1), ONE), (slice(other + j, other + j + 1), -ONE)]
+                self.quality.update(row, 0.0, weight=prior.n_rounds * float(share[j]))
+        if prior.quality is not None:
+            self.quality.update(self._row(np.zeros(self.n_shared), arm), prior.quality, weight=prior.n_rounds)
+
+    def _reconsider(self) -> None:
+        """Choose the variances anew by evidence on all outcomes, and take the posterior to them."""
+        gram, cross = self.quality.moments()
+        self._choose(gram, cross, n_outcomes=self.n_explored)
+        fresh = self._prior()
+        fresh.add_moments(gram, cross, n_outcomes=self.quality.n_updates)
+        self.quality = fresh
+        self.reconsider_at = RECONSIDER * self.n_explored
+
+    def _choose(self, gram: NDArray[np.float64], cross: Vector, *, n_outcomes: float) -> None:
+        """Choose the variances by evidence, from second moments of the rows with each other and with the outcomes."""
+        shared, width = self.n_shared + 1, self.n_specific + 1
+        of_arm = shared + np.arange(self.n_arms) * width
+        own = (of_arm[:, None] + np.arange(1, width)).ravel()
+        order = np.concatenate([np.arange(shared), of_arm, own])
+        center = Variances()
+        ridge = BlockRidge(
+            [
+                Block(name="constant", n_columns=1, variance=CONSTANT_VARIANCE, log_sd=0.0),
+                Block(name="shared", n_columns=self.n_shared, variance=center.shared / self.n_shared, log_sd=LOG_SD),
+                Block(name="arm", n_columns=self.n_arms, variance=center.arm, log_sd=LOG_SD),
+                Block(name="specific", n_columns=own.size, variance=center.specific / self.n_specific, log_sd=LOG_SD),
+            ],
+            noise=center.noise,
+        ).fit_moments(gram[np.ix_(order, order)], cross[order], self.square_sum, n_outcomes)
+        self.variances = Variances(
+            shared=ridge.variance_["shared"] * self.n_shared,
+            arm=ridge.variance_["arm"],
+            specific=ridge.variance_["specific"] * self.n_specific,
+            noise=ridge.noise_,
+        )
+
+    def _start(self) -> None:
+        """Know nothing but the prior."""
+        # Shared slopes are flatter in the components than an arm's own: what sets one arm apart is taken to be coarse.
+        self._shared_scale = _scale(self.components.variance, SHARED_POWER)
+        self._own_scale = _scale(self.components.variance[: self.n_specific], SPECIFIC_POWER)
+        self.quality = self._prior()
+        shared = np.full(self.n_cost, COST_VARIANCE / self.n_cost)
+        self.cost = LinearPosterior(
+            np.concatenate([shared, np.tile(self._own_cost_variance(), self.n_arms)]), noise=COST_NOISE
+        )
+        self.square_sum = 0.0
+        self.n_since = 0
+        self._make_room()
+
+    def _prior(self) -> LinearPosterior:
+        # [c, u | b_1, v_1 | b_2, v_2 | ...]: what all arms share, then each arm's own, so that a row is two slices.
+        shared = np.full(self.n_shared, self.variances.shared / self.n_shared)
+        variance = np.concatenate([[CONSTANT_VARIANCE], shared, np.tile(self._own_variance(), self.n_arms)])
+        prior_mean = np.zeros(variance.size)
+        prior_mean[0] = PRIOR_QUALITY
+        return LinearPosterior(variance, noise=self.variances.noise, prior_mean=prior_mean)
+
+    def _own_variance(self) -> Vector:
+        """Return the prior variance of an arm's own coefficients."""
+        specific = np.full(self.n_specific, self.variances.specific / self.n_specific)
+        return np.concatenate([[self.variances.arm], specific])
+
+    def _own_cost_variance(self) -> Vector:
+        """Return the prior variance of an arm's own coefficients of cost."""
+        return np.concatenate([[COST_VARIANCE], np.full(self.n_cost, COST_VARIANCE / self.n_cost)])
+
+    def _make_room(self) -> None:
+        """Make the design of one prompt, a row an arm, to be filled in anew for each."""
+        shared, width = self.n_shared + 1, self.n_specific + 1
+        self._design = np.zeros((self.n_arms, shared + self.n_arms * width))
+        row, column = self._design.strides
+        # A view of the diagonal blocks: beside the shared columns they alone are ever filled in.
+        self._own = np.lib.stride_tricks.as_strided(
+            self._design[:, shared:], shape=(self.n_arms, width), strides=(row + width * column, column)
+        )
+
+    def _row(self, z: Vector, arm: int) -> Row:
+        u = self._shared_row(z)
+        start, stop = self._place(arm)
+        return [(slice(0, u.size), u), (slice(start, stop), self._own_row(z))]
+
+    def _shared_row(self, z: Vector) -> Vector:
+        return np.concatenate([ONE, z * self._shared_scale])
+
+    def _own_row(self, z: Vector) -> Vector:
+        return np.concatenate([ONE, z[: self.n_specific] * self._own_scale])
+
+    def _place(self, arm: int) -> tuple[int, int]:
+        """Return where an arm's own coefficients begin and end."""
+        start = self.n_shared + 1 + arm * (self.n_specific + 1)
+        return start, start + self.n_specific + 1
+
+    def _cost_row(self, z: Vector, arm: int) -> Row:
+        k = z[: self.n_cost]
+        start = self.n_cost + arm * (self.n_cost + 1)
+        return [(slice(0, self.n_cost), k), (slice(start, start + self.n_cost + 1), np.concatenate([ONE, k]))]
+
+    @property
+    def n_cost(self) -> int:
+        """Components that a cost goes with."""
+        return min(COST_COMPONENTS, self.n_specific)
 
     def state(self) -> tuple[State, Arrays]:
         """Return the settings and every array."""
@@ -260,35 +492,47 @@ class PooledThompson(OnlinePolicy):
             "n_specific": self.n_specific,
             "exploration": self.exploration,
             "floor": self.floor,
+            "rule": self.rule,
             "memory": None if math.isinf(self.memory) else self.memory,
-            "noise": self.noise,
             "alarm": None if math.isinf(self.alarm) else self.alarm,
-            "n_since": self.n_since,
+            "learned": {
+                "variances": asdict(self.variances),
+                "n_explored": self.n_explored,
+                "n_since": self.n_since,
+                "square_sum": self.square_sum,
+                "reconsider_at": self.reconsider_at,
+                "priors": {str(arm): asdict(prior) for arm, prior in self._priors.items()},
+            },
         }
         arrays: Arrays = {
             "unit_usd": self.unit_usd,
             "cost_factor": self.cost_factor,
             "drift": self.drift,
-            "seen_context": np.array([each[0] for each in self._seen]).reshape(-1, self.n_features),
+            "seen_context": np.array([each.context for each in self._seen]).reshape(-1, self.n_features),
             "seen_outcome": np.array([each[1:] for each in self._seen], dtype=np.float64).reshape(-1, 4),
         }
         for name, part in (("components", self.components), ("quality", self.quality), ("cost", self.cost)):
-            arrays |= {f"{name}.{key}": array for key, array in part.state().items()}
+            arrays |= prefixed(f"{name}.", part.state())
         return values, arrays
 
     @classmethod
     def from_state(cls, values: State, arrays: Arrays) -> Self:
         """Return the policy that `state` described."""
-        options = {name: value for name, value in values.items() if name != "n_since"}
+        learned = values["learned"]
+        options = {name: value for name, value in values.items() if name != "learned"}
         for name in ("memory", "alarm"):
             options[name] = math.inf if options[name] is None else options[name]
-        policy = cls(**options, components=Components.from_state(_under("components.", arrays)))
-        policy.quality = LinearPosterior.from_state(_under("quality.", arrays))
-        policy.cost = LinearPosterior.from_state(_under("cost.", arrays))
+        policy = cls(**options, components=Components.from_state(under("components.", arrays)))
+        policy.variances = Variances(**learned["variances"])
+        policy.n_explored, policy.n_since = float(learned["n_explored"]), int(learned["n_since"])
+        policy.square_sum, policy.reconsider_at = float(learned["square_sum"]), float(learned["reconsider_at"])
+        policy._priors = {int(arm): ArmPrior(**prior) for arm, prior in learned["priors"].items()}
+        policy.quality = LinearPosterior.from_state(under("quality.", arrays))
+        policy.cost = LinearPosterior.from_state(under("cost.", arrays))
         policy.unit_usd, policy.cost_factor = arrays["unit_usd"].copy(), arrays["cost_factor"].copy()
-        policy.drift, policy.n_since = arrays["drift"].copy(), int(values["n_since"])
+        policy.drift = arrays["drift"].copy()
         policy._seen = [
-            (context, int(arm), float(quality), float(cost_usd), float(weight))
+            Seen(context, int(arm), float(quality), float(cost_usd), float(weight))
             for context, (arm, quality, cost_usd, weight) in zip(
                 arrays["seen_context"], arrays["seen_outcome"], strict=True
             )
@@ -296,21 +540,12 @@ class PooledThompson(OnlinePolicy):
         return policy
 
 
-def _under(prefix: str, arrays: Arrays) -> Arrays:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _of_arms(
-    posterior: LinearPosterior, shared_row: Vector, own_row: Vector, *, shared: int, width: int
-) -> tuple[Vector, Vector]:
-    """Return the posterior mean and variance of every arm's row: shared columns, then that arm's own."""
-    n_arms = (posterior.mean.size - shared) // width
-    mean = float(shared_row @ posterior.mean[:shared]) + posterior.mean[shared:].reshape(n_arms, width) @ own_row
-    # Var = u' S u + 2 o' C u + o' O o; one product with the shared columns serves all arms.
-    through = posterior.covariance[:, :shared] @ shared_row
-    common = float(shared_row @ through[:shared])
-    across = through[shared:].reshape(n_arms, width) @ own_row
-    blocks = posterior.covariance[shared:, shared:].reshape(n_arms, width, n_arms, width)
-    diagonal = np.einsum("tatb->tab", blocks)
-    alone = (diagonal @ own_row) @ own_row
-    return mean, np.maximum(common + 2 * across + alone, 0.0)
+def _scale(variance: Vector, power: float) -> Vector:
+    """Return factors that take components of these variances to variances that go with theirs to 2 x power, mean 1."""
+    raised = np.where(variance > 0, variance, 1.0) ** (2 * power) * (variance > 0)
+    total = raised.sum()
+    if not total > 0:
+        return np.zeros(variance.size)
+    return np.asarray(
+        np.sqrt(np.divide(raised, variance, out=np.zeros_like(raised), where=variance > 0) * raised.size / total)
+    )

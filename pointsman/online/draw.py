@@ -60,6 +60,43 @@ def best_probabilities(
     return probabilities
 
 
+def greatest(value: NDArray[np.float64], eligible: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return probability one for the eligible arm of the greatest value; ties go to the lowest index."""
+    probabilities = np.zeros(value.size)
+    probabilities[int(np.where(eligible, value, -np.inf).argmax())] = 1.0
+    return probabilities
+
+
+def contrast_variances(
+    covariance: NDArray[np.float64], eligible: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """Return the variances of independent numbers whose differences vary like those of correlated ones.
+
+    d minimises the sum over pairs of eligible arms of (Var(f_t - f_s) - d_t - d_s)^2, and is then cut at 0: what all
+    arms have in common cancels where they are compared, and must not make them look uncertain. With D_ts that variance,
+
+        d_t = (sum_s D_ts - sum_rs D_rs / (2 (K - 1))) / (K - 2),      D_12 / 2 for two arms, zero for one.
+
+    Args:
+        covariance: (n_arms, n_arms) of the arms' utilities.
+        eligible: (n_arms,) arms that are compared; all where None.
+
+    Returns:
+        (n_arms,) variances, zero where not eligible.
+    """
+    arms = np.arange(len(covariance)) if eligible is None else np.flatnonzero(eligible)
+    some = covariance[np.ix_(arms, arms)] if arms.size < len(covariance) else covariance
+    own = np.diag(some)
+    # Row sums of D, and their sum.
+    rows = arms.size * own + own.sum() - 2 * some.sum(axis=1)
+    variances = np.zeros(len(covariance))
+    if arms.size > 2:
+        variances[arms] = (rows - rows.sum() / (2 * (arms.size - 1))) / (arms.size - 2)
+    elif arms.size == 2:
+        variances[arms] = rows / 2
+    return np.maximum(variances, 0.0)
+
+
 def explored(probabilities: NDArray[np.float64], *, eligible: NDArray[np.bool_], floor: float) -> NDArray[np.float64]:
     """Return (1 - floor) p + floor / K over the K eligible arms: each then has at least floor / K."""
     return np.where(eligible, (1 - floor) * probabilities + floor / np.count_nonzero(eligible), 0.0)

@@ -26,6 +26,7 @@ class Components:
     Attributes:
         center: (n_features,) mean of the context.
         axes: (n_features, n_components); all zero before the first are learned.
+        variance: (n_components,) of each component, relative to the first; zero where there are fewer.
         version: How many times they were learned.
     """
 
@@ -33,6 +34,7 @@ class Components:
         self.n_components = min(n_components, n_features)
         self.center = np.zeros(n_features)
         self.axes = np.zeros((n_features, self.n_components))
+        self.variance = np.zeros(self.n_components)
         self.version = 0
 
     @classmethod
@@ -59,7 +61,10 @@ class Components:
         # Signs are arbitrary; made definite, the same prompts give the same components on any machine.
         leading = leading * np.sign(leading[np.abs(leading).argmax(axis=0), np.arange(kept.size)])
         self.axes = np.zeros((x.shape[1], self.n_components))
-        self.axes[:, : kept.size] = leading / np.sqrt(max(float(variance.max()), np.finfo(np.float64).tiny))
+        largest = max(float(variance.max()), np.finfo(np.float64).tiny)
+        self.axes[:, : kept.size] = leading / np.sqrt(largest)
+        self.variance = np.zeros(self.n_components)
+        self.variance[: kept.size] = variance[kept] / largest
         self.version += 1
 
     def __call__(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -68,12 +73,17 @@ class Components:
 
     def state(self) -> Arrays:
         """Return all that `from_state` needs."""
-        return {"center": self.center, "axes": self.axes, "version": np.array([self.version])}
+        return {
+            "center": self.center,
+            "axes": self.axes,
+            "variance": self.variance,
+            "version": np.array([self.version]),
+        }
 
     @classmethod
     def from_state(cls, arrays: Arrays) -> Self:
         """Return the components that `state` described."""
         components = cls(n_features=arrays["axes"].shape[0], n_components=arrays["axes"].shape[1])
-        components.center, components.axes = arrays["center"], arrays["axes"]
+        components.center, components.axes, components.variance = arrays["center"], arrays["axes"], arrays["variance"]
         components.version = int(arrays["version"][0])
         return components

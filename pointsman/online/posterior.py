@@ -68,8 +68,8 @@ class LinearPosterior:
         self.n_updates = 0
         self._waiting: list[tuple[Row, float, float]] = []
 
-    def update(self, row: Row, outcome: float, *, weight: float = 1.0) -> None:
-        """Learn from one outcome.
+    def update(self, row: Row, outcome: float, *, weight: float = 1.0) -> tuple[float, float]:
+        """Learn from one outcome; return its mean and variance, without the noise, as they were expected before.
 
         Args:
             row: phi, its pieces that are not zero; pieces do not overlap.
@@ -79,11 +79,11 @@ class LinearPosterior:
         from scipy.linalg.blas import dger
 
         scale = weight / self.noise
-        if scale == 0:
-            return
         gain = self.spread(row)
         variance = sum(float(values @ gain[place]) for place, values in row)
         expected = sum(float(values @ self.mean[place]) for place, values in row)
+        if scale == 0:
+            return expected, variance
         total = variance + 1 / scale
         self.mean += gain * ((outcome - expected) / total)
         # In place: the covariance is symmetric, so its rows are columns.
@@ -92,6 +92,7 @@ class LinearPosterior:
         self.n_updates += 1
         if len(self._waiting) >= REFACTOR_EVERY:
             self.refactor()
+        return expected, variance
 
     def spread(self, row: Row) -> NDArray[np.float64]:
         """Return covariance times phi, (n_columns,)."""
@@ -107,11 +108,34 @@ class LinearPosterior:
             outcomes: (n,) y.
             weights: (n,) >= 0.
         """
+        weighted = rows * weights[:, None]
+        cross = weighted.T @ (outcomes - rows @ self.prior_mean)
+        self.add_moments(weighted.T @ rows, cross, n_outcomes=int(np.count_nonzero(weights)))
+
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return sum_i weight_i phi_i phi_i' and sum_i weight_i (y_i - phi_i . prior_mean) phi_i of all outcomes."""
         self._settle()
-        scaled = rows * (weights / self.noise)[:, None]
-        self.precision += scaled.T @ rows
-        self.shift += scaled.T @ (outcomes - rows @ self.prior_mean)
-        self.n_updates += int(np.count_nonzero(weights))
+        return self.noise * (self.precision - np.diag(1 / self.prior_variance)), self.noise * self.shift
+
+    def add_moments(self, gram: NDArray[np.float64], cross: NDArray[np.float64], *, n_outcomes: int) -> None:
+        """Learn from outcomes by their `moments`, as if one by one."""
+        self._settle()
+        self.precision += gram / self.noise
+        self.shift += cross / self.noise
+        self.n_updates += n_outcomes
+        self.refactor()
+
+    def extend(self, prior_variance: NDArray[np.float64]) -> None:
+        """Take in coefficients of which nothing is known but their prior N(0, diag(prior_variance)), as the last."""
+        self.refactor()
+        n, more = self.mean.size, prior_variance.size
+        whole = np.zeros((n + more, n + more))
+        whole[:n, :n] = self.precision
+        whole[n:, n:] = np.diag(1 / prior_variance)
+        self.precision = whole
+        self.prior_variance = np.concatenate([self.prior_variance, prior_variance])
+        self.prior_mean = np.concatenate([self.prior_mean, np.zeros(more)])
+        self.shift = np.concatenate([self.shift, np.zeros(more)])
         self.refactor()
 
     def forget(self, kept: float) -> None:

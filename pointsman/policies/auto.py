@@ -12,7 +12,7 @@ from pointsman.policies.base import check_context, check_rounds, greedy
 from pointsman.policies.comparing import ComparingPolicy
 from pointsman.scores import Scores
 from pointsman.trade_off import TradeOff
-from pointsman.types import Arrays, Context, PerArm, State
+from pointsman.types import Arrays, Context, PerArm, State, under
 
 MEMBERS: tuple[tuple[str, Link], ...] = (
     ("linear", "logit"),
@@ -202,18 +202,14 @@ class Auto(ComparingPolicy):
         policy.n_features_ = int(values["n_features"])
         policy.routes_ = bool(values["routes"])
         policy.improvement_, policy.improvement_error_ = values["improvement"], values["improvement_error"]
-        policy.map_ = SpectralMap(seed=policy.seed).restore(_under("map.", arrays))
+        policy.map_ = SpectralMap(seed=policy.seed).restore(under("map.", arrays))
         policy.quality_ = [
-            PooledRegression.from_state(member, _under(f"quality.{i}.", arrays))
+            PooledRegression.from_state(member, under(f"quality.{i}.", arrays))
             for i, member in enumerate(values["members"])
         ]
         cost = values["cost"]
-        policy.cost_ = None if cost is None else PooledRegression.from_state(cost, _under("cost.", arrays))
+        policy.cost_ = None if cost is None else PooledRegression.from_state(cost, under("cost.", arrays))
         policy.seen_ = arrays["seen"]
         policy.cost_scale_usd_, policy.least_cost_usd_ = arrays["cost_scale_usd"], arrays["least_cost_usd"]
         policy.mean_quality_, policy.mean_cost_usd_ = arrays["mean_quality"], arrays["mean_cost_usd"]
         return policy
-
-
-def _under(prefix: str, arrays: Arrays) -> Arrays:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
