@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pointsman.logs import read_log, write_full_feedback, write_log
+from pointsman.online.replay import stream
 from tests.tables import small_table
 from tests.test_cli import ends_with_one_line, run
 
@@ -63,14 +64,15 @@ def test_a_folder_keeps_results_curves_and_logs(table, tmp_path):
     """JSON as printed, a plot, and for each policy a log that `evaluate` reads and finds the truth in."""
     out = tmp_path / "deep" / "out"
     result = run(
-        "replay", table, "--policy", "epsilon-greedy:floor=0.6", "--seeds", "1", "--rounds", 4 * N, "--out", out
+        "replay", table, "--policy", "epsilon-greedy:floor=0.6", "--seeds", "2", "--rounds", 4 * N, "--out", out
     )
     assert result.exit_code == 0, result.output
     told = json.loads((out / "replay.json").read_text())
     assert told["n_rounds"] == 4 * N
     assert (out / "replay.png").stat().st_size > 10_000
     log = read_log(out / "epsilon-greedy-floor-0.6.log.parquet")
-    assert log.n_rounds == 4 * N
+    first = stream(TABLE, np.zeros((N, 1)), n_rounds=4 * N, rng=np.random.default_rng(0))
+    assert log.prompt == [TABLE.prompt[row] for row in first.row]
     write_log(log, tmp_path / "log.parquet")
     result = run(
         *("evaluate", "always dear", tmp_path / "log.parquet", "--against", "logging", "--quality-per-usd", "0"),
