@@ -306,7 +306,8 @@ def test_an_arm_joins_at_the_mean_of_the_others_or_like_one(rng):
 def test_a_pull_without_a_reward_is_left_out_of_training(rng):
     """Training on outcomes half of which never come leaves every parameter finite, and learns from the others."""
     context, _, quality = world(rng, 400)
-    policy = barp(learning_rate=0.01)
+    # No whole number of batches.
+    policy = barp(learning_rate=0.01, n_warm_up=100)
     lost = rng.random(400) < 0.5
     n_revealed = train(
         policy,

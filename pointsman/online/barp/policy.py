@@ -166,32 +166,32 @@ class BaRP(OnlinePolicy):
             return
         self._waiting.append(one)
         if not self.is_warm and len(self._waiting) >= self.n_warm_up:
-            self.warm_up(*(np.array([each[field] for each in self._waiting]) for field in (0, 3)))
+            seen = np.array([each.context for each in self._waiting])
+            self.warm_up(seen, np.array([each.cost_usd for each in self._waiting]))
         while self.is_warm and len(self._waiting) >= self.batch_rounds:
             batch, self._waiting = self._waiting[: self.batch_rounds], self._waiting[self.batch_rounds :]
-            context_, arm_, quality_, cost_, rate_, weight_ = (np.array(column) for column in zip(*batch, strict=True))
+            contexts, arms, qualities, costs, rates, weights = zip(*batch, strict=True)
             self.learn(
-                context_,
-                arm_,
-                cost_weight=np.array([self._cost_weight(rate) for rate in rate_]),
-                quality=quality_,
-                cost_usd=cost_,
-                weight=weight_,
+                np.array(contexts),
+                np.array(arms),
+                cost_weight=np.array([self._cost_weight(rate) for rate in rates]),
+                quality=np.array(qualities),
+                cost_usd=np.array(costs),
+                weight=np.array(weights),
             )
 
     def _joined(self, half: _Round) -> _Round:
         """Return the round with what was known of it before; keep what is known until the rest comes."""
         if math.isnan(half.quality) and math.isnan(half.cost_usd):
             return half
-        key = half.key
-        before = self._halves.pop(key, None)
+        before = self._halves.pop(half.key, None)
         if before is not None:
             if math.isnan(half.quality):
                 half = half._replace(quality=before.quality, weight=before.weight)
             elif math.isnan(half.cost_usd):
                 half = half._replace(cost_usd=before.cost_usd)
         if not half.is_known:
-            self._halves[key] = half
+            self._halves[half.key] = half
             if len(self._halves) > LARGEST_HALVES:
                 del self._halves[next(iter(self._halves))]
         return half
@@ -249,7 +249,7 @@ class BaRP(OnlinePolicy):
 
         A prior's quality, cost and size are of no use here: no outcome is predicted.
         """
-        like = slice(None) if prior is None or prior.like is None else slice(prior.like, prior.like + 1)
+        like = slice(None) if prior is None or prior.like is None else [prior.like]
         for name in self.network.of_arms:
             array = self.network.parameters[name]
             self.network.parameters[name] = np.concatenate([array, array[like].mean(axis=0, keepdims=True)])
