@@ -261,15 +261,20 @@ def parse_scenario(text: str) -> Scenario:
     return scenario(**given)
 
 
-def worlds(events: Sequence[Event], arms: ArmSet) -> tuple[World, ...]:
+def worlds(events: Sequence[Event], arms: ArmSet, *, shifts: Sequence[int] = ()) -> tuple[World, ...]:
     """Return the worlds that events make of a stream, in order; the first starts at round 0.
+
+    Args:
+        events: What happens to arms.
+        arms: The arms.
+        shifts: Rounds at which a world starts anyway, though it is that before.
 
     Raises:
         InvalidParameterError: An event names no arm, or leaves none eligible.
     """
     everything = np.ones(len(arms))
     found = []
-    for start in sorted({0, *(turn for event in events for turn in event.turns)}):
+    for start in sorted({0, *shifts, *(turn for event in events for turn in event.turns)}):
         world = World(
             start=start,
             eligible=np.ones(len(arms), dtype=np.bool_),

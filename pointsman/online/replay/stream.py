@@ -97,8 +97,7 @@ class Stream:
             so that it is (1 - w) quality - w cost / tau, and no round outweighs all others.
         delay: (n_rounds,) rounds until the quality is known, 0 at once; `NEVER` where it never is.
         events: What happens to arms.
-        worlds: What events make of the table, in order.
-        turns: Rounds at which something changes, the prompts that come included.
+        worlds: What events make of the table, in order; a traffic shift starts another, too.
     """
 
     table: FullFeedback
@@ -109,12 +108,16 @@ class Stream:
     delay: NDArray[np.int64]
     events: tuple[Event, ...]
     worlds: tuple[World, ...]
-    turns: tuple[int, ...]
 
     @property
     def n_rounds(self) -> int:
         """Number of rounds."""
         return int(self.row.size)
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """Rounds at which something changes."""
+        return tuple(world.start for world in self.worlds[1:])
 
     @property
     def n_features(self) -> int:
@@ -245,9 +248,9 @@ def stream(
     events = tuple(each for each in scenarios if isinstance(each, Event))
     shift = _only([each for each in scenarios if isinstance(each, TrafficShift)])
     delay = _only([each for each in scenarios if isinstance(each, Delay)])
-    late = [turn for event in events for turn in event.turns[:1]] + ([shift.at] if shift is not None else [])
-    if late and max(late) >= n_rounds:
-        raise InvalidParameterError(f"at of a scenario must be < {n_rounds}, the rounds there are; got {max(late)}")
+    last = max((each.at for each in scenarios if not isinstance(each, Delay)), default=0)
+    if last >= n_rounds:
+        raise InvalidParameterError(f"at of a scenario must be < {n_rounds}, the rounds there are; got {last}")
     table = _new_arms_last(table, events)
     order, rates, lags, halves = rng.spawn(4)
 
@@ -264,7 +267,7 @@ def stream(
         quality_per_usd, utility_scale = np.broadcast_to(given, n_rounds), np.broadcast_to(1.0, n_rounds)
     if table.cost_usd is None and quality_per_usd.any():
         raise InvalidParameterError("trade_off must be 0 on a table without cost_usd; name the table's cost column")
-    ahead = tuple(world for world in worlds(events, table.arms) if world.start < n_rounds)
+    shifts = () if shift is None else (shift.at,)
     return Stream(
         table=table,
         context=context,
@@ -273,8 +276,7 @@ def stream(
         utility_scale=utility_scale,
         delay=_delays(delay, n_rounds, lags),
         events=tuple(sorted(events, key=lambda event: event.at)),
-        worlds=ahead,
-        turns=tuple(sorted({*(world.start for world in ahead[1:]), *([shift.at] if shift is not None else [])})),
+        worlds=tuple(world for world in worlds(events, table.arms, shifts=shifts) if world.start < n_rounds),
     )
 
 

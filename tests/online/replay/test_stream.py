@@ -129,6 +129,10 @@ def test_a_traffic_shift_changes_the_prompts(by, seed):
         tasks = np.array(TABLE.extra["task"].to_pylist())
         assert not set(tasks[before]) & set(tasks[after])
     assert requests.turns == (100,)
+    # The best single arm is that of the prompts of each side.
+    utility = TABLE.quality[requests.row]
+    for side in (slice(0, 100), slice(100, None)):
+        assert (requests.best_fixed.arm[side] == utility[side].mean(axis=0).argmax()).all()
 
 
 def test_a_delay_is_geometric_and_loses_its_share(seed):
