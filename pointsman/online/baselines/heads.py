@@ -49,7 +49,7 @@ class ArmHeads:
     Attributes:
         quality: A posterior an arm.
         cost: A posterior an arm, of cost / unit - 1.
-        unit_usd: (n_arms,) first positive cost of every arm; NaN where none was seen.
+        unit_usd: (n_arms,) first positive cost of every arm, zero where it was free so far; NaN where none was seen.
         cost_factor: (n_arms,) price today over the price that costs were learned at.
     """
 
@@ -81,9 +81,11 @@ class ArmHeads:
         row = [(slice(0, self.n_columns + 1), np.concatenate([ONE, z]))]
         if not math.isnan(quality):
             self.quality[arm].update(row, quality, weight=weight)
-        if math.isnan(self.unit_usd[arm]) and cost_usd > 0:
+        if math.isnan(cost_usd):
+            return
+        if not self.unit_usd[arm] > 0:
             self.unit_usd[arm] = cost_usd
-        if not math.isnan(cost_usd) and self.unit_usd[arm] > 0:
+        if self.unit_usd[arm] > 0:
             self.cost[arm].update(row, cost_usd / self.unit_usd[arm] - 1)
 
     def learn_many(
@@ -93,12 +95,12 @@ class ArmHeads:
         rows = np.column_stack([np.ones(len(z)), z])
         for t in np.unique(arm):
             mine = arm == t
-            positive = cost_usd[mine & (cost_usd > 0)]
-            if math.isnan(self.unit_usd[t]) and positive.size:
-                self.unit_usd[t] = positive[0]
             known = mine & ~np.isnan(quality)
             self.quality[t].update_many(rows[known], quality[known], weight[known])
             known = mine & ~np.isnan(cost_usd)
+            if known.any() and not self.unit_usd[t] > 0:
+                positive = cost_usd[known & (cost_usd > 0)]
+                self.unit_usd[t] = positive[0] if positive.size else 0.0
             if self.unit_usd[t] > 0:
                 relative = cost_usd[known] / self.unit_usd[t] - 1
                 self.cost[t].update_many(rows[known], relative, np.ones(relative.size))
@@ -130,12 +132,12 @@ class ArmHeads:
             )
             like = prior.like if prior.like is not None and np.isfinite(self.unit_usd[prior.like]) else None
             unit = math.nan if like is None else float(self.unit_usd[like] * self.cost_factor[like])
-            if prior.cost_usd:
+            if prior.cost_usd is not None:
                 unit = prior.cost_usd
-            if not math.isnan(unit):
+            if unit > 0:
                 cost = _informed(
                     cost,
-                    mean=0.0 if prior.cost_usd or like is None else float(self.cost[like].mean[0]),
+                    mean=0.0 if prior.cost_usd is not None or like is None else float(self.cost[like].mean[0]),
                     like=None if like is None else self.cost[like],
                     n_rounds=prior.n_rounds,
                 )

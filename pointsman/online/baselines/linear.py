@@ -46,9 +46,10 @@ class LinearArms(OnlinePolicy):
     ) -> None:
         check_ranges(exploration=(exploration, 0, math.inf), floor=(floor, 0, 1))
         self.n_arms, self.n_features, self.exploration, self.floor = n_arms, n_features, exploration, floor
-        self.components = components or Components(
-            n_features=n_features, n_components=n_features if n_components is None else n_components
-        )
+        if components is None:
+            n_kept = n_features if n_components is None else n_components
+            components = Components(n_features=n_features, n_components=n_kept)
+        self.components = components
         self.heads = ArmHeads(n_arms=n_arms, n_columns=self.components.n_components)
         self._seen: list[tuple[Vector, int, float, float, float]] = []
 
