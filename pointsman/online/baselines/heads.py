@@ -38,9 +38,9 @@ class ArmHeads:
         quality_t(z) = a_t + z . w_t,    cost_t(z) = unit_t (1 + b_t + z . k_t)
 
     As both are learned apart, one set of heads serves every trade-off: at lambda an arm's utility has the mean
-    quality - lambda cost and the variance of both. At a fixed lambda that is the regression of the utility itself,
-    as ridge regression is linear in its outcomes; where lambda differs from request to request, a regression of the
-    utility would mix them.
+    quality - lambda cost and the variance of both. At a fixed lambda that is the regression of the utility itself, as
+    ridge regression is linear in its outcomes, with a penalty of its own for each; where lambda differs from request to
+    request, a regression of the utility would mix them.
 
     Args:
         n_arms: Number of arms.
