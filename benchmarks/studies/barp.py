@@ -281,7 +281,8 @@ def _list_cost(name: str, query_id: Sequence[str], models: Sequence[str]) -> Per
 def report(found: Sequence[Found]) -> Report:
     """Return the report of what was found."""
     cells = list(dict.fromkeys((each.job.table, each.job.shift) for each in found))
-    rises, behind, equal, body = [], [], [], []
+    rises, n_rises, body = [], 0, []
+    signs: dict[str, list[bool | None]] = {LARGEST: [], RIDGE: []}
     for cell in cells:
         dials = [each.dials for each in found if (each.job.table, each.job.shift) == cell]
         label = f"{cell[0]}, {cell[1]}"
@@ -306,16 +307,18 @@ def report(found: Sequence[Found]) -> Report:
                 ]
             )
             if name in BARP.values():
-                rises += [
-                    f"{label}: {name}, {what} from w_c = {COST_WEIGHTS[i]:g} to {COST_WEIGHTS[i + 1]:g}"
+                steps = [
+                    (
+                        f"{what} from w_c = {COST_WEIGHTS[i]:g} to {COST_WEIGHTS[i + 1]:g}",
+                        values[:, i + 1] - values[:, i],
+                    )
                     for what, values in (("quality", quality), ("cost", cost_usd))
                     for i in range(len(COST_WEIGHTS) - 1)
-                    if _low(values[:, i + 1] - values[:, i]) > 0
                 ]
-                if _low(quality[:, 0] - largest) <= 0:
-                    behind.append(f"{name} on {label}")
-                if _low(reward - ridge) <= 0:
-                    equal.append(name)
+                n_rises += sum(float(step.mean()) > 0 for _, step in steps)
+                rises += [f"{name}, {what} on {label}" for what, step in steps if _sign(step) is True]
+                signs[LARGEST].append(_sign(quality[:, 0] - largest))
+                signs[RIDGE].append(_sign(reward - ridge))
                 dial_rows.append(
                     [
                         name,
@@ -350,16 +353,12 @@ def report(found: Sequence[Found]) -> Report:
         name="barp",
         asked="As w_c goes from 0 to 1, do BaRP's quality and cost fall together, and how does it compare with the "
         "largest model and with what else learns from as much?",
-        found=(
-            f"Neither rises by more than its 95% interval between neighbouring w_c in any of {n_barp} dials"
-            if not rises
-            else f"In {len(rises)} steps of {8 * n_barp} one of them rises by more than its 95% interval"
-        )
-        + f". At w_c = 0 it has higher quality than the largest model, by more than the interval, in "
-        f"{n_barp - len(behind)} of {n_barp} cells; over all w it earns more than {RIDGE} in "
-        f"{n_barp - len(equal)} of {n_barp}.",
+        found=f"Of {8 * n_barp} steps between neighbouring w_c, quality or cost rises in the mean in {n_rises}, and by "
+        f"more than its 95% interval in {len(rises)}. Again by more than the interval, BaRP's quality at w_c = 0 is "
+        f"{_counts(signs[LARGEST])} against the {LARGEST}; its reward over all w is {_counts(signs[RIDGE])} against "
+        f"{RIDGE}, which is told no more.",
         holds=not rises,
-        body=[*_method(n_seeds), *(f"Rises: {each}." for each in rises), "", *_plainly(behind, n_barp), *body],
+        body=[*_method(n_seeds), *([f"Rises: {'; '.join(rises)}.", ""] if rises else []), *body],
     )
 
 
@@ -378,8 +377,9 @@ def _method(n_seeds: int) -> list[str]:
         "1e-4, with .01 took one model at all w for 50 epochs. `revealed` counts the outcomes that the chosen run was "
         "told.",
         "",
-        "`a fresh pull every epoch`: as in the paper. `one pull a prompt`: the first epoch's pulls are learned from "
-        "again at new preferences, by importance weights cut at 5. `largest` is the dearest model, of equally dear "
+        "`a fresh pull every epoch`: each epoch reveals as many outcomes anew. `one pull a prompt`: the first epoch's "
+        "pulls are learned from again at new preferences, by importance weights cut at 5. `largest` is the dearest "
+        "model, of equally dear "
         "ones the better on the prompts learned from; `smallest` the cheapest. `ridge` is a regression of quality and "
         "of cost for each model, compared at w. Contexts are the default encoder's, not the paper's. llmrouter has no "
         "cost: it is list price times estimated input tokens, in three classes of price.",
@@ -387,15 +387,9 @@ def _method(n_seeds: int) -> list[str]:
     ]
 
 
-def _plainly(behind: Sequence[str], n_barp: int) -> list[str]:
-    if not behind:
-        return ["BaRP beats the largest model on quality everywhere.", ""]
-    return [
-        f"Where BaRP is not shown to beat the largest model's quality at w_c = 0 ({len(behind)} of {n_barp}): "
-        + "; ".join(behind)
-        + ".",
-        "",
-    ]
+def _counts(signs: Sequence[bool | None]) -> str:
+    higher, lower = (sum(each is sign for each in signs) for sign in (True, False))
+    return f"higher in {higher} and lower in {lower} of {len(signs)} cells"
 
 
 def _settings(chosen: Sequence[tuple[float, float, int] | None]) -> str:
@@ -410,8 +404,10 @@ def _interval(values: NDArray[np.float64], *, sign: bool = False) -> str:
     return f"{mean} ± {_half(values):.1f}"
 
 
-def _low(values: NDArray[np.float64]) -> float:
-    return float(values.mean()) - _half(values)
+def _sign(values: NDArray[np.float64]) -> bool | None:
+    """Return whether the mean is above zero, or below, by more than its interval; None where by less."""
+    mean, half = float(values.mean()), _half(values)
+    return mean > 0 if abs(mean) > half else None
 
 
 def _half(values: NDArray[np.float64]) -> float:

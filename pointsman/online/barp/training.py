@@ -34,7 +34,7 @@ def train(
 
     Every epoch sees each prompt once, in a new order, at a preference of its own, uniform on the simplex.
 
-        fresh  Each epoch pulls anew: n_prompts outcomes an epoch, as in the paper.
+        fresh  Each epoch pulls anew: n_prompts outcomes an epoch.
         once   A prompt is pulled in the first epoch, and never again: n_prompts outcomes altogether. Later epochs
                learn from the same pulls at new preferences (the outcome does not depend on the preference, its reward
                does). The policy has moved on, so that a reward counts by pi(t given x, w) / e, e the probability the
