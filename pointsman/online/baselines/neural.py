@@ -19,8 +19,9 @@ from pointsman.types import Arrays, Context, State
 
 FIRST_TRAINING = 128
 """Answers before the network is first trained; until then its hidden units are random."""
-COST_SCALE = 0.5
-"""Weight of a logarithm of cost in the network's loss, beside quality: features are chiefly for quality."""
+COST_NOISE, COST_VARIANCE = 2.0, 1.0
+"""Variance of a logarithm of cost about what the network expects, and prior variance of that: features are chiefly for
+quality."""
 N_STEPS = 40
 """Steps of L-BFGS a training, from where the last one ended."""
 
@@ -29,7 +30,8 @@ class NeuralLinear(OnlinePolicy):
     """Thompson sampling on Bayesian linear regressions of every arm, on the hidden units of a network.
 
     One hidden layer, tanh(z W + b), from the leading components z of the context; an output an arm and outcome, fitted
-    to the answers that were seen (of one arm each) by L-BFGS from all answers remembered. It is trained anew whenever
+    to the answers that were seen (of one arm each) by L-BFGS from all answers remembered, and drawn towards its random
+    first weights: hidden units of which nothing was learned stay as good as random ones. It is trained anew whenever
     the answers seen have grown by a share `growth`; the regressions (`ArmHeads`) are then computed anew on its
     hidden units, and between trainings they learn from each answer at once.
 
@@ -76,6 +78,7 @@ class NeuralLinear(OnlinePolicy):
         k = self.components.n_components
         self.weights = rng.normal(size=(k, n_hidden))
         self.biases = rng.normal(size=n_hidden) / 2
+        self._first = self.weights.copy(), self.biases.copy()
         self.outputs = np.zeros((n_hidden + 1, 2 * n_arms))
         self.heads = ArmHeads(n_arms=n_arms, n_columns=n_hidden)
         self.n_seen, self.n_trained = 0, 0
@@ -144,10 +147,11 @@ class NeuralLinear(OnlinePolicy):
         relative = np.log(np.where(known_cost, cost_usd / unit, 1.0))
         residual_quality = np.where(known_quality, quality - PRIOR_QUALITY, 0.0)
         weight_quality = known_quality * weight / NOISE
-        weight_cost = known_cost * COST_SCALE
+        weight_cost = known_cost / COST_NOISE
         shapes = [self.weights.shape, self.biases.shape, self.outputs.shape]
         sizes = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-        n_hidden = self.biases.size
+        first_weights, first_biases = self._first
+        penalty = self.biases.size / np.repeat([SLOPE_VARIANCE, COST_VARIANCE], self.n_arms)
 
         def loss(parameters: Vector) -> tuple[float, Vector]:
             weights, biases, outputs = (
@@ -163,16 +167,16 @@ class NeuralLinear(OnlinePolicy):
             through = (back @ outputs[:-1].T) * (1 - hidden**2)
             gradient = np.concatenate(
                 [
-                    (z.T @ through + weights).ravel(),
-                    through.sum(axis=0) + biases,
-                    np.vstack([hidden.T @ back, back.sum(axis=0)]).ravel() + penalty * outputs.ravel(),
+                    (z.T @ through + weights - first_weights).ravel(),
+                    through.sum(axis=0) + biases - first_biases,
+                    (np.vstack([hidden.T @ back, back.sum(axis=0)]) + penalty * outputs).ravel(),
                 ]
             )
             value = (weight_quality * error_quality**2).sum() + (weight_cost * error_cost**2).sum()
-            value += (weights**2).sum() + (biases**2).sum() + penalty * (outputs**2).sum()
+            value += ((weights - first_weights) ** 2).sum() + ((biases - first_biases) ** 2).sum()
+            value += (penalty * outputs**2).sum()
             return float(value / 2), gradient
 
-        penalty = n_hidden / SLOPE_VARIANCE
         start = np.concatenate([self.weights.ravel(), self.biases, self.outputs.ravel()])
         fitted = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": N_STEPS}).x
         self.weights, self.biases, self.outputs = (

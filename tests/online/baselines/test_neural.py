@@ -32,6 +32,16 @@ def test_it_learns_what_is_not_linear(rng):
     assert worth(LinThompson(n_arms=2, n_features=2), rng, n_rounds=900) < 0.6
 
 
+def test_without_anything_to_learn_its_features_stay_random(rng):
+    """Answers that are all alike move the weights by less than a fifth: drawn towards zero, nothing would be left."""
+    policy = NeuralLinear(n_arms=2, n_features=2)
+    before = policy.weights.copy()
+    for _ in range(FIRST_TRAINING + 1):
+        policy.update(rng.normal(size=2), int(rng.integers(2)), quality=0.5, cost_usd=0.1)
+    assert policy.n_trained
+    assert np.linalg.norm(policy.weights - before) < 0.2 * np.linalg.norm(before)
+
+
 def test_training_follows_the_gradient_of_the_loss(rng):
     """After training the fit to the answers is better than before, and training anew hardly moves it."""
     policy = NeuralLinear(n_arms=2, n_features=2)
