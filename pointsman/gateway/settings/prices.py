@@ -177,7 +177,11 @@ class Catalogue:
         if model.kind == "chat" and any(r.output_usd_per_mtok is None for r in price.tiers_at(time.time())):
             raise UnknownPriceError(f"must hold output_usd_per_mtok for a chat model; {price.source} has none")
         known = {} if entry is None else entry[1]
-        windows = (model.context_window, known.get("max_input_tokens"), None if found is None else found[1].context_window)
+        windows = (
+            model.context_window,
+            known.get("max_input_tokens"),
+            None if found is None else found[1].context_window,
+        )
         return ModelFacts(
             price=price,
             context_window=next((int(window) for window in windows if isinstance(window, int) and window > 0), None),
@@ -304,7 +308,7 @@ def _tiers(
         return None
 
     def at(each: list[Step], start: int) -> float | None:
-        return [rate for above, rate in each if above <= start and rate is not None or above == 0][-1]
+        return [rate for above, rate in each if above == 0 or (above <= start and rate is not None)][-1]
 
     tiers = []
     for start in sorted({above for each in steps for above, _ in each}):

@@ -19,10 +19,10 @@ from pydantic import (
     Field,
     PrivateAttr,
     SecretStr,
-    StringConstraints,
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -118,16 +118,48 @@ def _check_secret(key: SecretStr | None) -> SecretStr | None:
     return key
 
 
+def _matching(pattern: str, rule: str) -> tuple[AfterValidator, FieldInfo]:
+    """Return what holds a text to a pattern, and says the rule in words where it breaks it."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise _fault(rule)
+        return text
+
+    return AfterValidator(check), Field(json_schema_extra={"pattern": f"^(?:{pattern})$"})
+
+
 LocalPath = Annotated[Path, AfterValidator(_at_origin)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 StoreUrl = Annotated[SecretStr, AfterValidator(_check_store_url)]
 ApiKey = Annotated[SecretStr | None, AfterValidator(_check_secret)]
 Headers = Annotated[dict[str, SecretStr], AfterValidator(_check_header_names)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Name = Annotated[
+    str,
+    *_matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+        "must be at most 100 letters, digits, '.', '_' and '-', and start with a letter or digit",
+    ),
+]
 # A model's name goes into response headers.
 ModelName = Annotated[
-    str, StringConstraints(pattern=r"^[\x21-\x7e]+$", max_length=200), AfterValidator(_check_model_name)
+    str,
+    *_matching(r"[\x21-\x7e]{1,200}", "must be at most 200 printable ASCII characters, without spaces"),
+    AfterValidator(_check_model_name),
 ]
+Hash = Annotated[
+    str,
+    AfterValidator(str.lower),
+    *_matching(r"[0-9a-f]{64}", "must be 64 hexadecimal digits, as `pointsman keys new` prints them"),
+]
+Requirement = Annotated[
+    str,
+    *_matching(
+        r"(utility|quality|cost_usd)(>=|<=)-?[0-9]*\.?[0-9]+(e-?[0-9]+)?",
+        "must be utility, quality or cost_usd, then >= or <=, then a number, such as utility>=0",
+    ),
+]
+Text = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Usd = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -150,7 +182,7 @@ class Section(BaseModel):
 class ServerSettings(Section):
     """Where the gateway listens. A change needs a restart."""
 
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    host: Text = "127.0.0.1"
     """address to listen on; 0.0.0.0 for all of this machine's, and then set `keys`"""
     port: Annotated[int, Field(ge=1, le=65_535)] = 8080
     """TCP port to listen on"""
@@ -223,7 +255,7 @@ class ModelSettings(Section):
     """name in logs, answers and requests"""
     upstream: Name
     """name of the upstream that serves it"""
-    upstream_model: Annotated[str, Field(min_length=1)] | None = None
+    upstream_model: Text | None = None
     """what the upstream calls it; `name` where not given"""
     kind: Literal["chat", "embedding"] = "chat"
     """what it makes; only chat models are routed"""
@@ -233,7 +265,7 @@ class ModelSettings(Section):
     """of tools, vision and json, what it can do; where not given, as the price file says, else tools and json"""
     price: PriceSettings | None = None
     """its price, above any file or table"""
-    price_as: Annotated[str, Field(min_length=1)] | None = None
+    price_as: Text | None = None
     """its entry in the price file, or PROVIDER/MODEL of the table, where names do not tell"""
 
 
@@ -292,7 +324,7 @@ class RouterSettings(Section):
     """folder of a router, as `pointsman fit` writes it"""
     registry: LocalPath | None = None
     """folder of versioned routers; the promoted one decides"""
-    version: Annotated[str, Field(min_length=1)] | None = None
+    version: Text | None = None
     """version of the registry that decides whatever is promoted"""
     default_model: str | None = None
     """model that answers where the router fails or is late; the first chat model where not given"""
@@ -350,7 +382,7 @@ class KeySettings(Section):
 
     id: Name
     """name of the key in logs, metrics and errors"""
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
+    sha256: Hash
     """SHA-256 of the key, in hexadecimal"""
     models: tuple[str, ...] | None = None
     """models it may use; all where not given"""
@@ -414,9 +446,7 @@ class SessionSettings(Section):
 class GateSettings(Section):
     """What a refitted router must be shown to meet before it serves."""
 
-    requirement: Annotated[
-        str, StringConstraints(pattern=r"^(utility|quality|cost_usd)(>=|<=)-?[0-9]*\.?[0-9]+(e-?[0-9]+)?$")
-    ] = "utility>=0"
+    requirement: Requirement = "utility>=0"
     """difference with the router that serves, as `pointsman evaluate --require` takes it"""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """probability with which it must hold"""
@@ -459,8 +489,10 @@ class Settings(BaseSettings):
     )
 
     server: ServerSettings = ServerSettings()
-    upstreams: Annotated[dict[Name, UpstreamSettings], Field(min_length=1)]
-    models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
+    upstreams: dict[Name, UpstreamSettings]
+    """servers that speak OpenAI's API, by name"""
+    models: tuple[ModelSettings, ...]
+    """models that clients can ask for, in any order"""
     prices: PriceSourceSettings = PriceSourceSettings()
     router: RouterSettings = RouterSettings()
     exploration: ExplorationSettings = ExplorationSettings()
@@ -479,13 +511,13 @@ class Settings(BaseSettings):
     _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @classmethod
-    def settings_customise_sources(
+    def settings_customise_sources(  # the base class asks for these arguments
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the environment above the file, so that a container changes one setting without a new file."""
         return env_settings, init_settings
@@ -501,11 +533,12 @@ class Settings(BaseSettings):
         return self
 
     def _naming_faults(self) -> Iterator[tuple[tuple[str | int, ...], str, object]]:
-        names = [model.name for model in self.models]
-        chat = [model.name for model in self.models if model.kind == "chat"]
+        given = [model.name for model in self.models]
+        names = list(dict.fromkeys(given))
+        chat = list(dict.fromkeys(model.name for model in self.chat_models))
         if not chat:
             yield ("models",), "must hold at least one model of kind chat", None
-        yield from _repeated("models", "name", names)
+        yield from _repeated("models", "name", given)
         for i, model in enumerate(self.models):
             if model.upstream not in self.upstreams:
                 yield ("models", i, "upstream"), f"must be one of {sorted(self.upstreams)}", model.upstream
@@ -559,9 +592,7 @@ class Settings(BaseSettings):
         return next((model for model in self.models if model.name == name), None)
 
 
-def _repeated(
-    section: str, field: str, values: Iterable[str]
-) -> Iterator[tuple[tuple[str | int, ...], str, object]]:
+def _repeated(section: str, field: str, values: Iterable[str]) -> Iterator[tuple[tuple[str | int, ...], str, object]]:
     seen: set[str] = set()
     for i, value in enumerate(values):
         if value in seen:
