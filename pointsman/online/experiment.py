@@ -146,6 +146,7 @@ class Experiment:
         max_waiting: Rounds that are waited for.
         tuned_to: Number of rounds at which the interval should be tightest; a wide range where None, 10,000 for the
             asymptotic sequence.
+        n_grid: Steps of the betting sequence's grid over what is possible; time and state grow with it.
 
     References:
         Waudby-Smith, Wu, Ramdas, Karampatziakis and Mineiro (2024), ACM/IMS Journal of Data Science 1(3); Howard,
@@ -166,6 +167,7 @@ class Experiment:
         missing: Missing = "dropped",
         max_waiting: int = 1_000,
         tuned_to: int | None = None,
+        n_grid: int = 1_000,
     ) -> None:
         if not 0 < least_share <= 0.5:
             raise InvalidParameterError(f"least_share must be in (0, 0.5]; got {least_share}")
@@ -187,7 +189,13 @@ class Experiment:
             raise InvalidParameterError("missing must be 'dropped' for an asymptotic sequence; got 'worst'")
         self.trade_off, self.most_cost_usd, self.margin = trade_off, most_cost_usd, margin
         self.least_share, self.is_adaptive, self.level = least_share, is_adaptive, level
-        self.kind, self.missing, self.max_waiting, self.tuned_to = kind, missing, max_waiting, tuned_to
+        self.kind, self.missing, self.max_waiting, self.tuned_to, self.n_grid = (
+            kind,
+            missing,
+            max_waiting,
+            tuned_to,
+            n_grid,
+        )
         self.share = self._checked_share(share)
         self.verdict: Verdict = "running"
         self._waiting: OrderedDict[int, _Round] = OrderedDict()
@@ -312,6 +320,7 @@ class Experiment:
                 level=(1 + self.level) / 2,
                 side=side,
                 tuned_to=self.tuned_to,
+                n_grid=self.n_grid,
             )
             for side in get_args(Literal["lower", "upper"])
         }
@@ -429,6 +438,7 @@ class Experiment:
                 "missing": self.missing,
                 "max_waiting": self.max_waiting,
                 "tuned_to": self.tuned_to,
+                "n_grid": self.n_grid,
             },
             "quality_per_usd": _json(rate),
             "verdict": self.verdict,
