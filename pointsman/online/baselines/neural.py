@@ -76,7 +76,7 @@ class NeuralLinear(OnlinePolicy):
         self.components = Components(n_features=n_features, n_components=n_components)
         rng = np.random.default_rng(seed)
         k = self.components.n_components
-        self.weights = rng.normal(size=(k, n_hidden))
+        self.weights = rng.normal(size=(k, n_hidden)) / math.sqrt(k)
         self.biases = rng.normal(size=n_hidden) / 2
         self._first = self.weights.copy(), self.biases.copy()
         self.outputs = np.zeros((n_hidden + 1, 2 * n_arms))
