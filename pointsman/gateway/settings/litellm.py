@@ -206,8 +206,8 @@ class _Entry:
 
 
 _PARAMETERS: Final = frozenset(
-    "api_base api_key base_url custom_llm_provider extra_headers headers max_retries model organization".split()
-).union(_TIMEOUTS)
+    ["api_base", "api_key", "base_url", "custom_llm_provider", "extra_headers", "headers", "max_retries", "model"]
+).union(["organization"], _TIMEOUTS)
 _FACTS: Final = frozenset(["base_model", "id", "max_input_tokens", "mode"])
 
 
