@@ -139,7 +139,7 @@ class _Reading:
             self.faults += [fault for fault in told if fault.place not in wrong]
         if settings is None or self.faults:
             raise InvalidSettingsError(self.source, self.faults)
-        settings._notes = self.notes
+        settings._notes, settings._path = self.notes, Path(self.source)
         return settings
 
     def convert(self) -> None:
