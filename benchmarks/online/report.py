@@ -120,7 +120,6 @@ def write_report(found: Sequence[Found], *, folder: Path) -> list[Path]:
         *_verdict(results),
         *_HOW,
         *(line for table in results.tables for line in _table(results, table)),
-        *_time(results),
     ]
     report = folder / "online.md"
     report.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
@@ -171,26 +170,6 @@ def _table(results: Results, table: str) -> list[str]:
         f"`{DEFAULT}` minus each, earned, paired:",
         "",
         *grid(["default minus", *(f"lambda {dial}" for dial in dials)], rows),
-    ]
-
-
-def _time(results: Results) -> list[str]:
-    rows = []
-    for policy in POLICIES:
-        each = [
-            1e6 * measured["seconds"] / measured["checkpoints"][-1]
-            for cell in results.cells.values()
-            for measured in cell.get(policy, {}).values()
-        ]
-        if each:
-            rows.append([policy, f"{np.median(each):.0f}"])
-    return [
-        "## Time",
-        "",
-        "Microseconds a round, decision and update, median over streams, as this ran (`online-speed.md` measures it "
-        "properly):",
-        "",
-        *grid(["policy", "us"], rows),
     ]
 
 
