@@ -1,0 +1,110 @@
+"""What Prometheus scrapes: requests, times, money, failures, and the health of what is logged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+OVERHEAD_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+
+M = TypeVar("M", Counter, Histogram)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The gateway's metrics, in a registry of their own: others add their collectors to it.
+
+    Labels are names of the settings and words of ours, so their number is bounded; what a client wrote is never one.
+
+    Attributes:
+        registry: Of all metrics.
+        in_flight: Requests being answered.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Answers by serving model", ("model", "policy", "outcome"))
+        self.refusals = self._counter("refusals", "Requests refused before a model was called", ("status",))
+        self.duration = self._histogram("request_duration_seconds", "From request to last byte", SECONDS, ("model",))
+        self.first_token = self._histogram("time_to_first_token_seconds", "Streams only", SECONDS, ("model",))
+        self.overhead = self._histogram("overhead_seconds", "What the gateway adds", OVERHEAD_SECONDS)
+        self.tokens = self._counter("tokens", "By the upstream's count", ("model", "direction"))
+        self.spend = self._counter("spend_usd", "Cost of the answers whose usage is known", ("model",))
+        self.unknown_cost = self._counter("unknown_cost", "Answers whose cost is not known", ("model",))
+        self.choices = self._counter("choices", "Times the router chose a model", ("model",))
+        self.fallbacks = self._counter("fallbacks", "Answers by another model than chosen", ("chosen", "served"))
+        self.upstream_failures = self._counter("upstream_failures", "Calls that failed", ("model", "phase"))
+        self.router_failures = self._counter("router_failures", "Decisions left to the default model", ("reason",))
+        self.rounds_lost = self._counter("rounds_not_logged", "Rounds that the store did not take", ())
+        self.feedback = self._counter("feedback", "Feedback received", ("status",))
+        self.in_flight = 0
+        self.least_propensity = math.inf
+        gauge = Gauge("pointsman_requests_in_flight", "Requests being answered", registry=self.registry)
+        gauge.set_function(lambda: self.in_flight)
+        gauge = Gauge("pointsman_propensity_min", "Least propensity of a router's choice", registry=self.registry)
+        gauge.set_function(lambda: self.least_propensity if self.least_propensity < math.inf else math.nan)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Labelled[Counter]:
+        return Labelled(Counter(f"pointsman_{name}", text, labels, registry=self.registry), labels)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
+    ) -> Labelled[Histogram]:
+        metric = Histogram(f"pointsman_{name}", text, labels, registry=self.registry, buckets=buckets)
+        return Labelled(metric, labels)
+
+    def watch(self, name: str, text: str, label: str, values: Callable[[], dict[str, float]]) -> None:
+        """Add a gauge that is read when it is scraped.
+
+        Args:
+            name: Without the prefix.
+            text: What it means.
+            label: Name of its label.
+            values: Returns the gauge's value by the label's.
+        """
+        self.registry.register(_Watched(name, text, label, values))
+
+    def chose(self, model: str, propensity: float) -> None:
+        """Count a router's choice."""
+        self.choices(model).inc()
+        self.least_propensity = min(self.least_propensity, propensity)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+class Labelled(Generic[M]):
+    """A metric whose children are looked up in a dictionary, several times faster than by its `labels`."""
+
+    def __init__(self, metric: M, labels: tuple[str, ...]) -> None:
+        self._metric: M = metric
+        self._children: dict[tuple[str, ...], M] = {} if labels else {(): metric}
+
+    def __call__(self, *labels: str) -> M:
+        """Return the child of these labels."""
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._metric.labels(*labels)
+        return child
+
+
+class _Watched(Collector):
+    def __init__(self, name: str, text: str, label: str, values: Callable[[], dict[str, float]]) -> None:
+        self._facts = f"pointsman_{name}", text, label
+        self._values = values
+
+    def collect(self) -> Iterator[Metric]:
+        name, text, label = self._facts
+        family = GaugeMetricFamily(name, text, labels=[label])
+        for value, number in self._values().items():
+            family.add_metric([value], number)
+        yield family

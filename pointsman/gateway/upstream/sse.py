@@ -1,0 +1,78 @@
+"""Server-sent events, split and read without changing a byte of what is passed on."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import orjson
+
+END = re.compile(rb"\n\r?\n|\r\r")
+"""What ends an event: an empty line, however lines end."""
+
+DONE = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)
+FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
+# In a string of JSON a quote is escaped, so what a model writes cannot look like these.
+NOTABLE = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[{"]')
+
+
+class EventSplitter:
+    """Cuts a stream of bytes after its last whole event, and keeps the rest for later.
+
+    Attributes:
+        rest: Bytes of an event whose end has not come yet.
+    """
+
+    def __init__(self) -> None:
+        self.rest = bytearray()
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return all whole events that stand now, as they came; empty where there is none."""
+        if not self.rest and chunk.endswith(b"\n\n"):
+            return chunk
+        # Where the chunk's first bytes complete an end, its beginning lies in what was kept.
+        start = max(len(self.rest) - 2, 0)
+        self.rest += chunk
+        end = 0
+        for found in END.finditer(self.rest, start):
+            end = found.end()
+        whole = bytes(self.rest[:end])
+        del self.rest[:end]
+        return whole
+
+
+def events(block: bytes) -> list[bytes]:
+    """Return the events of a block of whole ones, each with its end."""
+    cuts = [0, *(found.end() for found in END.finditer(block))]
+    return [block[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+def payload(event: bytes) -> bytes:
+    """Return the data of an event; empty for a comment or an event without any."""
+    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def is_content(chunk: Any) -> bool:
+    """Return whether a chunk holds something of the answer: more than a role, an identity or empty text."""
+    choices = chunk.get("choices") if isinstance(chunk, dict) else None
+    if not isinstance(choices, list):
+        return True  # Not a chat chunk: it is not for us to hold it back.
+    for choice in choices:
+        if not isinstance(choice, dict) or choice.get("finish_reason") is not None:
+            return True
+        delta = choice.get("delta")
+        if not isinstance(delta, dict) or any(value for name, value in delta.items() if name != "role"):
+            return True
+    return False
+
+
+def parsed(event: bytes) -> Any:
+    """Return the JSON of an event; None for one without data.
+
+    Raises:
+        orjson.JSONDecodeError: Its data is no JSON.
+    """
+    data = payload(event)
+    return orjson.loads(data) if data else None
