@@ -166,7 +166,7 @@ class Key:
         """
         if not (tokens >= 0 and math.isfinite(cost_usd) and cost_usd >= 0):
             raise InvalidParameterError(f"tokens and cost_usd must be >= 0 and finite; got {tokens} and {cost_usd}")
-        if cost_usd > 0 and cost_usd > self.remaining_usd:
+        if cost_usd > self.remaining_usd:
             raise self._budget_error(cost_usd)
         now = self._clock()
         for bucket, n, what in ((self._requests, 1, "requests"), (self._tokens, tokens, "tokens")):
@@ -322,7 +322,7 @@ class _Bucket:
         self.level = min(self.level + (now - self.at) * per_s, self.capacity)
         self.at = now
         # Refilling in small steps rounds: a billionth of a request is no reason to wait.
-        return (min(n, self.capacity) - self.level) / per_s if min(n, self.capacity) > self.level + 1e-9 else 0.0
+        return max(min(n, self.capacity) - self.level - 1e-9, 0.0) / per_s
 
     def take(self, n: int) -> None:
         self.level -= n

@@ -70,9 +70,9 @@ def parse(text: str) -> Document:
     except DocumentError:
         raise
     except yaml.YAMLError as error:
-        # The library's own message quotes the file, which may hold secrets.
+        # The library's own message quotes the file, which may hold secrets; of its problem only what it expected stays.
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "it cannot be read"
+        problem = re.sub(r"'[^']{4,}'", "'...'", getattr(error, "problem", None) or "it cannot be read")
         line = None if mark is None else mark.line + 1
         if line is not None and "${" in "".join(text.splitlines()[line - 1 : line]):
             problem += '; within { } write "${NAME}" in quotes'

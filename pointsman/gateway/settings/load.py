@@ -199,7 +199,7 @@ class _Reading:
             except (KeyError, IndexError, TypeError):
                 return None
         field = field_at(place)
-        if isinstance(value, dict | list) or (field is not None and is_secret(field)):
+        if isinstance(value, dict | list) or (field is not None and (is_secret(field) or not field.repr)):
             return None
         text = repr(value)
         return None if len(text) > _LONGEST_SHOWN or _LOOKS_SECRET.search(text) else text

@@ -25,8 +25,8 @@ _INTRODUCTION = """\
 
 *Made by `python -m pointsman.gateway.settings.reference` from the settings themselves; change those, not this page.*
 
-`pointsman init` writes a commented `pointsman.yaml`, and `pointsman serve --check` says what a file would do, or what is
-wrong with it: every fault at once, with its line. A setting that does not exist is a fault. For editors,
+`pointsman init` writes a commented `pointsman.yaml`, and `pointsman serve --check` says what a file would do, or what
+is wrong with it: every fault at once, with its line. A setting that does not exist is a fault. For editors,
 `python -m pointsman.gateway.settings.reference --schema` prints a JSON schema.
 
 - **Secrets** stay in the environment: `${NAME}` within a value is replaced by the variable, `${NAME:-default}` where it
@@ -38,8 +38,8 @@ wrong with it: every fault at once, with its line. A setting that does not exist
   `server` and `store.url` need a restart.
 - **Prices** are, in this order: `price` of the model; the price file; the table of genai-prices, whose data are in the
   package, by the upstream's URL or `provider`. Each is shown with its source and day: of a price of the settings, its
-  `date` or that of the file's last change; of the price file, that of its last change; of the table, the newest day from
-  which one of its prices holds, for it has no other. A model without a price is a fault; an explicit 0 is a price.
+  `date` or that of the file's last change; of the price file, that of its last change; of the table, the newest day
+  from which one of its prices holds, for it has no other. A model without a price is a fault; an explicit 0 is a price.
   `price_as` says whose price a model shares where its upstream does not tell.
 """
 
@@ -123,7 +123,7 @@ def _row(name: str, field: FieldInfo) -> str:
 def _type(field: FieldInfo) -> str:
     if sections_in(field.annotation):
         inner, kind = sections_in(field.annotation)[0], typing.get_origin(field.annotation)
-        what = re.sub(r"(?<!^)(?=[A-Z])", " ", inner.__name__.removesuffix("Settings")).lower()
+        what = re.sub(r"(?<!^)(?=[A-Z])", "-", inner.__name__.removesuffix("Settings")).lower()
         return f"{what} by name" if kind is dict else f"list of {what}" if kind is tuple else "section"
     text = "secret" if is_secret(field) and typing.get_origin(field.annotation) is not dict else _word(field.annotation)
     return ", ".join([text, *_limits(field.metadata), *_limits_within(field.annotation)])

@@ -382,7 +382,7 @@ class KeySettings(Section):
 
     id: Name
     """name of the key in logs, metrics and errors"""
-    sha256: Hash
+    sha256: Annotated[Hash, Field(repr=False)]
     """SHA-256 of the key, in hexadecimal"""
     models: tuple[str, ...] | None = None
     """models it may use; all where not given"""

@@ -64,7 +64,7 @@ exploration:
 # Virtual keys, made by `pointsman keys new`. Without any, whoever reaches the gateway may use it.
 #keys:
 #  - id: team-a
-#    sha256: 0000000000000000000000000000000000000000000000000000000000000000
+#    sha256: "0000000000000000000000000000000000000000000000000000000000000000" # of the key
 #    models: [gpt-4o-mini, gpt-4o]
 #    requests_per_minute: 600
 #    tokens_per_minute: 1000000
