@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pointsman.gateway.live import RoundWriter
     from pointsman.gateway.settings import Settings
 
-SEE_SPENDING_S = 30.0
+SEE_SPENDING_S = 15.0
 Answering = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -61,6 +61,7 @@ def make_app(settings: Settings, decider: Decider, writer: RoundWriter, **shared
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await see_spending(live)
         watching = asyncio.create_task(watch_spending(live))
         yield
         watching.cancel()
@@ -86,14 +87,21 @@ def make_app(settings: Settings, decider: Decider, writer: RoundWriter, **shared
     return app
 
 
-async def watch_spending(live: Live) -> None:
-    """Take over what the log says that keys have spent: at the start, and then as replicas spend."""
-    while live.spend_log is not None:
+async def see_spending(live: Live) -> None:
+    """Take over what the log says that keys have spent; without the log, requests are served all the same."""
+    if live.spend_log is not None:
         try:
-            await live.keys.see_spending(live.spend_log)
+            async with asyncio.timeout(SEE_SPENDING_S):
+                await live.keys.see_spending(live.spend_log)
         except Exception as error:
             log.error("what keys have spent could not be read: %s", type(error).__name__)
+
+
+async def watch_spending(live: Live) -> None:
+    """Keep up with what replicas spend."""
+    while True:
         await asyncio.sleep(SEE_SPENDING_S)
+        await see_spending(live)
 
 
 def json_response(content: Any, status: int = 200) -> Response:
@@ -251,10 +259,10 @@ class Routes:
         return json_response({"status": "ok"})
 
     async def is_ready(self, _: Request) -> Response:
-        """Say whether to send requests here: some model is well, and the gateway is not about to stop."""
+        """Say whether to send requests here: some model is well."""
         serving = self.live.serving
         well = [name for name in serving.chat_models if serving.models[name].breaker.available]
-        is_ready = bool(well) and not self.live.is_draining
+        is_ready = bool(well)
         router = "ok" if self.live.router_health.available else "failing: the default model answers"
         content = {"status": "ok" if is_ready else "unavailable", "models": well, "router": router}
         return json_response(content, 200 if is_ready else 503)

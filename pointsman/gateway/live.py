@@ -54,7 +54,6 @@ class Live:
         router_health: Opens where the decider fails or is late several times in a row: the default model then answers.
         keys: Who may ask for what.
         spend_log: What knows, across restarts and replicas, what keys have spent; None where nothing does.
-        is_draining: Whether the gateway is about to stop, and wants no new clients.
     """
 
     serving: Serving
@@ -66,7 +65,6 @@ class Live:
     router_health: CircuitBreaker = field(default_factory=lambda: CircuitBreaker(cooldown_s=1.0))
     keys: KeyRing = field(default_factory=KeyRing)
     spend_log: SpendLog | None = None
-    is_draining: bool = False
 
     def replace(self, *, settings: Settings | None = None, decider: Decider | None = None) -> None:
         """Serve the next requests by other settings, or by another decider; those in flight end as they began."""

@@ -47,10 +47,12 @@ class Metrics:
         self.feedback = self._counter("feedback", "Feedback received", ("status",))
         self.in_flight = 0
         self.least_propensity = math.inf
-        gauge = Gauge("pointsman_requests_in_flight", "Requests being answered", registry=self.registry)
-        gauge.set_function(lambda: self.in_flight)
-        gauge = Gauge("pointsman_propensity_min", "Least propensity of a router's choice", registry=self.registry)
-        gauge.set_function(lambda: self.least_propensity if self.least_propensity < math.inf else math.nan)
+        self.gauge("requests_in_flight", "Requests being answered", lambda: self.in_flight)
+        self.gauge(
+            "propensity_min",
+            "Least propensity of a router's choice; NaN before the first",
+            lambda: self.least_propensity if self.least_propensity < math.inf else math.nan,
+        )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Labelled[Counter]:
         return Labelled(Counter(f"pointsman_{name}", text, labels, registry=self.registry), labels)
@@ -60,6 +62,10 @@ class Metrics:
     ) -> Labelled[Histogram]:
         metric = Histogram(f"pointsman_{name}", text, labels, registry=self.registry, buckets=buckets)
         return Labelled(metric, labels)
+
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Add a gauge without labels that is read when it is scraped."""
+        Gauge(f"pointsman_{name}", text, registry=self.registry).set_function(value)
 
     def watch(self, name: str, text: str, label: str, values: Callable[[], dict[str, float]]) -> None:
         """Add a gauge that is read when it is scraped.

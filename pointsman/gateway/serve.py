@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from pointsman.gateway.app import make_app
+from pointsman.gateway.decide import Decider, FixedDecider
 from pointsman.gateway.errors import error_body
+from pointsman.gateway.live import Live, log
+from pointsman.logs.store import RoundStore, Writer, open_store
 
 if TYPE_CHECKING:
-    from pointsman.gateway.settings import Settings
+    from pointsman.gateway.settings import Settings, SettingsFile
 
 MAX_HEADER_BYTES = 64 * 2**10
 KEEP_ALIVE_S = 75
@@ -95,3 +101,92 @@ def protocol(settings: Settings) -> type[BoundedProtocol]:
     limits = settings.limits
     bounds = {"header_timeout_s": limits.read_timeout_s, "max_connections": limits.max_connections}
     return type("Protocol", (BoundedProtocol,), bounds)
+
+
+def first_log(settings: Settings) -> Decider:
+    """Return what decides before there is a router: an even draw, of whose log any router can be learned."""
+    return FixedDecider(dict.fromkeys((model.name for model in settings.chat_models), 1.0))
+
+
+def serve(
+    settings: Settings, *, file: SettingsFile | None = None, make_decider: Callable[[Settings], Decider] = first_log
+) -> None:
+    """Serve until the process is told to stop; requests in flight then end, and what waits is written.
+
+    Args:
+        settings: Checked ones.
+        file: Where they come from, and where changes of them will; they never change where None.
+        make_decider: Makes what decides, of the settings, at the start and whenever they change.
+
+    Raises:
+        StoreError: The store cannot be opened.
+    """
+    with open_store(settings.store.url.get_secret_value()) as store:
+        writer = Writer(store, queue_size=settings.store.queue_size)
+        try:
+            app = make_app(settings, make_decider(settings), writer, spend_log=StoredSpending(store))
+            live: Live = app.state.live
+            live.metrics.gauge("store_queued", "Rows that wait to be written", lambda: writer.n_queued)
+            live.metrics.gauge("store_lag_seconds", "How long the oldest of them has waited", lambda: writer.lag_s)
+            live.metrics.gauge("store_lost", "Rounds lost since the start", lambda: writer.n_lost)
+            config = uvicorn.Config(
+                app,
+                host=settings.server.host,
+                port=settings.server.port,
+                http=protocol(settings),
+                ws="none",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=4096,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=round(settings.server.drain_s),
+            )
+            with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+                runner.run(_serve(uvicorn.Server(config), live, file, make_decider))
+        finally:
+            writer.close()
+
+
+async def _serve(
+    server: uvicorn.Server, live: Live, file: SettingsFile | None, make_decider: Callable[[Settings], Decider]
+) -> None:
+    following = asyncio.ensure_future(follow(live, file, make_decider)) if file is not None else None
+    await server.serve()
+    if following is not None:
+        following.cancel()
+
+
+async def follow(
+    live: Live, file: SettingsFile, make_decider: Callable[[Settings], Decider], *, interval_s: float = 2.0
+) -> None:
+    """Take over what changes in the settings' file; the old settings stay where the new ones, or their router, fail."""
+    async for changed in file.watch(interval_s=interval_s):
+        if changed.error is not None:
+            log.error("the settings have changed and are wrong; the old ones stay:\n%s", changed.error)
+            continue
+        try:
+            decider = await asyncio.to_thread(make_decider, changed.settings)
+        except Exception as error:
+            log.error("the settings have changed and no router comes of them; the old ones stay: %s", error)
+            continue
+        live.replace(settings=changed.settings, decider=decider)
+        log.info("the settings have changed, and are in force")
+        for name in changed.need_restart:
+            log.warning("a change of %s needs a restart", name)
+
+
+class StoredSpending:
+    """What keys have spent, by the rounds of a store."""
+
+    def __init__(self, store: RoundStore) -> None:
+        self._store = store
+
+    async def spent_usd(self, key_id: str, *, since: float) -> float:
+        """Return the summed cost of a key's rounds decided since then (Unix seconds), in USD."""
+        return await asyncio.to_thread(self._sum, key_id, since)
+
+    def _sum(self, key_id: str, since: float) -> float:
+        sql = "SELECT COALESCE(SUM(cost_usd), 0.0) FROM rounds WHERE key_id = ? AND decided_at >= ?"
+        with self._store.snapshot() as snapshot:
+            return float(snapshot.fetch(sql, key_id, since)[0][0])
