@@ -13,7 +13,7 @@ from pointsman.cli.show import grid, make_console, print_json
 from pointsman.errors import InvalidParameterError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from pointsman.gateway.settings import Settings
+    from pointsman.gateway.settings import SettingsFile
     from pointsman.types import State
 
 keys = typer.Typer(
@@ -56,15 +56,15 @@ def serve(
 ) -> None:
     """Serve OpenAI's API: `model="auto"` is routed, every decision is logged, feedback is learned from."""
     _check_extra()
-    settings = _load(config)
+    file = _settings_file(config)
     if not check:
         from pointsman.gateway.serve import serve as run
 
-        run(settings)
+        run(file.settings, file=file)
         return
     from pointsman.gateway.settings.plan import plan
 
-    told = plan(settings)
+    told = plan(file.settings)
     if as_json:
         print_json(told)
     else:
@@ -102,11 +102,11 @@ def _check_extra() -> None:
         raise MissingDependencyError("the gateway needs more packages; pip install 'pointsman[gateway]'") from None
 
 
-def _load(config: Path) -> Settings:
-    from pointsman.gateway.settings import InvalidSettingsError, load_settings
+def _settings_file(config: Path) -> SettingsFile:
+    from pointsman.gateway.settings import InvalidSettingsError, SettingsFile
 
     try:
-        return load_settings(config)
+        return SettingsFile(config)
     except InvalidSettingsError as error:
         # One line a fault: there may be many, and an editor can jump to each.
         for line in error.lines():

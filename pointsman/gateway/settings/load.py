@@ -30,6 +30,7 @@ from pointsman.gateway.settings.schema import Origin, Settings, coming_from
 
 _MAX_BYTES: Final = 8 * 2**20
 _LONGEST_SHOWN: Final = 60
+_LITELLM_SECTIONS: Final = ("environment_variables", "general_settings", "litellm_settings", "router_settings")
 _LOOKS_SECRET: Final = re.compile(r"(?i)\b(sk|pk|pm|gsk|xai|hf|ghp|key|bearer)[-_ ]|AIza|://[^/]*@|[A-Za-z0-9_-]{24,}")
 
 
@@ -135,11 +136,13 @@ class _Reading:
             self.fault((field,), "must be JSON")
         except ValidationError as error:
             wrong = {fault.place for fault in self.faults}
+            if self.faults:
+                wrong.add("models")  # there may be too few only because some could not be converted
             told = [self.of(details) for details in error.errors(include_url=False, include_context=False)]
             self.faults += [fault for fault in told if fault.place not in wrong]
         if settings is None or self.faults:
             raise InvalidSettingsError(self.source, self.faults)
-        settings._notes, settings._path = self.notes, Path(self.source)
+        settings._notes = self.notes
         return settings
 
     def convert(self) -> None:
@@ -172,6 +175,8 @@ class _Reading:
         """Return a fault that the schema found, in our words."""
         place = tuple(part for part in details["loc"] if part != "[key]")
         if details["type"] == "extra_forbidden":
+            if place[0] in _LITELLM_SECTIONS:
+                return self.make(place, "is LiteLLM's, of whose settings only model_list is understood: take it out")
             section = section_at(place[:-1])
             names = [] if section is None else list(section.model_fields)
             meant = difflib.get_close_matches(str(place[-1]), names, n=1)

@@ -166,12 +166,11 @@ class Catalogue:
         provider = upstream.provider or provider_of(upstream.base_url)
         entry = None if self._file is None else self._file.entry(asked, provider=provider, key=model.price_as)
         found = self._table(asked, upstream, key=model.price_as) if self._use_table else None
-        price = (
-            _stated(model.price, modified=modified)
-            if model.price is not None
-            else (self._file.price(*entry) if self._file is not None and entry is not None else None)
-            or (None if found is None else _table_price(*found))
-        )
+        price = None if model.price is None else _stated(model.price, modified=modified)
+        if price is None and self._file is not None and entry is not None:
+            price = self._file.price(*entry)
+        if price is None and found is not None:
+            price = _table_price(*found)
         if price is None:
             raise UnknownPriceError(self._unknown(asked, model.price_as))
         if model.kind == "chat" and any(r.output_usd_per_mtok is None for r in price.tiers_at(time.time())):
@@ -195,7 +194,8 @@ class Catalogue:
         name = f"price_as {key!r}" if key is not None else repr(asked)
         where = f"; not found in {' or '.join(looked)} as {name} of this upstream" if looked else ""
         return (
-            f"must be known{where}: set price (0 for a free model), or price_as to PROVIDER/MODEL whose price it shares"
+            f"must be known{where}: state it, 0 where the model is free, or in price_as (LiteLLM's base_model) the "
+            "PROVIDER/MODEL whose price it shares"
         )
 
     def _table(self, asked: str, upstream: UpstreamSettings, *, key: str | None) -> tuple[Provider, ModelInfo] | None:
@@ -328,29 +328,25 @@ def _tiers(
 
 def _table_price(provider: Provider, model: ModelInfo) -> Price | None:
     """Return the price that genai-prices states; None where it states none per token: it would count that as zero."""
-    by_price: dict[int, Tiers | None] = {}
-
-    def tiers_of(price: ModelPrice) -> Tiers | None:
-        if id(price) not in by_price:
-            by_price[id(price)] = _tiers(
-                *(_table_steps(getattr(price, name)) for name in _TABLE_RATES),
-                usd_per_request=float(_base(price.requests_kcount) or 0) / 1000,
-            )
-        return by_price[id(price)]
+    prices = [each.prices for each in model.prices] if isinstance(model.prices, list) else [model.prices]
+    by_price: dict[int, Tiers] = {}
+    for price in prices:
+        tiers = _tiers(
+            *(_table_steps(getattr(price, name)) for name in _TABLE_RATES),
+            usd_per_request=float(_base(price.requests_kcount) or 0) / 1000,
+        )
+        if tiers is None:
+            return None
+        by_price[id(price)] = tiers
+    if not prices:
+        return None
 
     def tiers_at(at: float) -> Tiers:
-        tiers = tiers_of(model.get_prices(datetime.datetime.fromtimestamp(at, tz=datetime.UTC)))
-        if tiers is None:
-            raise UnknownPriceError(f"{provider.id}/{model.id} has no price per token any more; set price")
-        return tiers
+        if len(prices) == 1:
+            return by_price[id(prices[0])]
+        return by_price[id(model.get_prices(datetime.datetime.fromtimestamp(at, tz=datetime.UTC)))]
 
-    prices = [model.prices] if not isinstance(model.prices, list) else [each.prices for each in model.prices]
-    if not prices or any(tiers_of(price) is None for price in prices):
-        return None
     source = f"genai-prices {_table_version()} ({provider.id}/{model.id})"
-    if not isinstance(model.prices, list):
-        tiers = tiers_at(0.0)
-        return Price(source=source, date=_table_date(), tiers_at=lambda _: tiers)
     return Price(source=source, date=_table_date(), tiers_at=tiers_at)
 
 

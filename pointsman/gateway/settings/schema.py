@@ -507,7 +507,6 @@ class Settings(BaseSettings):
 
     _facts: dict[str, ModelFacts] = PrivateAttr(default_factory=dict)
     _notes: tuple[str, ...] = PrivateAttr(default=())
-    _path: Path | None = PrivateAttr(default=None)
 
     @classmethod
     def settings_customise_sources(  # the base class asks for these arguments
@@ -575,11 +574,6 @@ class Settings(BaseSettings):
     def notes(self) -> tuple[str, ...]:
         """What a user should know of these settings that is no fault."""
         return self._notes
-
-    @property
-    def path(self) -> Path | None:
-        """The file they were read from, which `SettingsFile` follows; None where there is none."""
-        return self._path
 
     @property
     def chat_models(self) -> tuple[ModelSettings, ...]:

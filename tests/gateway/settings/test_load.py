@@ -70,7 +70,6 @@ def test_a_file_is_read_as_written(load, tmp_path):
         price.date
         == datetime.datetime.fromtimestamp((tmp_path / "pointsman.yaml").stat().st_mtime, datetime.UTC).date()
     )
-    assert settings.path == tmp_path / "pointsman.yaml"
 
 
 def test_secrets_show_nowhere(load):
@@ -133,6 +132,11 @@ def test_every_fault_is_told_at_once_with_its_line(load):
             "5: keys[0].models[0] must be one of",
         ),
         ("models:", "_env_file: x\nmodels:", "5: _env_file is no setting"),
+        (
+            "models:",
+            "general_settings: {master_key: x}\nmodels:",
+            "5: general_settings is LiteLLM's, of whose settings",
+        ),
         ("models:", "model_lists: []\nmodels:", "5: model_lists is no setting (did you mean models?)"),
         (
             "    price: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}\n",
@@ -245,6 +249,9 @@ def test_a_litellm_list_alone_is_enough(load):
     assert faults(load, GOOD + listed.replace("0.0000002", "-1"))[0].startswith(
         "15: model_list[1].model_info.output_cost_per_token must be >= 0; got -1"
     )
+    assert faults(load, listed.replace("groq/", "bedrock/").replace("openai/x", "x"))[1:] == [
+        "5: model_list[1].litellm_params.model must start with its provider, such as openai/gpt-4o"
+    ]
     assert faults(load, GOOD + listed.replace("    model_info", "    other"))[0].startswith(
         "13: model_list[1].model_info must be known"
     )

@@ -150,7 +150,7 @@ def test_no_price_is_an_error_never_zero(file):
             UnknownPriceError, match=r"must be known; not found in price file prices\.json or genai-prices"
         ):
             price_of(both, upstream, **model)
-    with pytest.raises(UnknownPriceError, match=r"must be known: set price"):
+    with pytest.raises(UnknownPriceError, match=r"must be known: state it"):
         price_of(Catalogue(use_table=False), name="gpt-4o")
     with pytest.raises(UnknownPriceError, match="output_usd_per_mtok"):
         price_of(both, price={"input_usd_per_mtok": 1})
