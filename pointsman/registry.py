@@ -14,6 +14,7 @@ from pointsman.arms import Arm, ArmSet
 from pointsman.encode.base import Encoder
 from pointsman.errors import InvalidParameterError, InvalidRouterError, MissingDependencyError, PointsmanError
 from pointsman.folder import read_folder, write_folder
+from pointsman.policies.base import Policy
 from pointsman.router import FitFacts, Router
 from pointsman.trade_off import TradeOff
 from pointsman.types import Arrays, State
@@ -102,13 +103,19 @@ def _router(manifest: State, arrays: Arrays, *, encoder: Encoder | None, trusted
     )
     return Router(
         encoder=_encoder(manifest["encoder"], given=encoder, trusted=trusted),
-        policy=policies.from_state(method, manifest["policy"], named),
+        policy=_policy(method, manifest["policy"], named),
         arms=ArmSet(tuple(Arm(name=arm["name"], cost_factor=arm["cost_factor"]) for arm in manifest["arms"])),
         cost_scale_usd=trade_off["cost_scale_usd"],
         default_trade_off=TradeOff(trade_off["default_quality_per_usd"]),
         facts=facts,
         training_rounds=training_rounds,
     )
+
+
+def _policy(method: str, values: State, arrays: Arrays) -> Policy:
+    from pointsman.online.method import Online
+
+    return Online.from_state(values, arrays) if method == Online.name else policies.from_state(method, values, arrays)
 
 
 def _encoder(described: Any, *, given: Encoder | None, trusted: Collection[str] | None) -> Encoder | None:

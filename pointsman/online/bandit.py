@@ -34,6 +34,8 @@ SETTLING = 500
 """Outcomes after which exploration is down to 1 / sqrt(2) of what it was."""
 RECONSIDER = 4
 """Variances are chosen anew each time that there are so many times as many outcomes."""
+BEARABLE = 0.25
+"""Gap of expected utilities at which an arm has half of the best arm's share of the floor."""
 COST_COMPONENTS = 6
 COST_VARIANCE = 0.5
 """Prior variance of a relative cost's mean, and of its part that goes with the prompt."""
@@ -43,8 +45,12 @@ LEAST_RELATIVE_COST = 0.02
 """No call is expected to cost less than this share of an arm's usual cost."""
 FORGET_EVERY = 64
 """Outcomes after which geometric forgetting is made up for, all at once."""
-SLACK = 0.25
+SLACK = 0.5
 """Standard deviations a round that an arm may drift without any alarm."""
+LARGEST_RESIDUAL = 4.0
+"""Standard deviations that one outcome may count for drift."""
+USUAL = 30
+"""Outcomes that the prior's noise is worth beside evidence, and the noise of all arms beside an arm's own."""
 KEPT_AT_ALARM = 0.1
 """Share of the certainty about an arm's own part that is kept when it has changed."""
 
@@ -92,12 +98,14 @@ class PooledThompson(OnlinePolicy):
         exploration / sqrt(1 + n / 500)
 
     after n outcomes, and an arm is drawn with the probability that its utility is the largest (`best_probabilities`), a
-    `floor` of it spread evenly. So every trade-off is served by what was learned at all of them, the propensity of each
+    `floor` of it spread over all (`explored`): less to arms that are far behind, so that a dear arm costs little where
+    cost counts. So every trade-off is served by what was learned at all of them, the propensity of each
     draw is exact, and the policy's own log can be evaluated off-policy.
 
     Every outcome moves the posterior at once. What was learned is forgotten geometrically (`memory`), towards the
     prior; and an arm whose answers have become worse or better than it was expected to be (a two-sided CUSUM of its
-    standardised residuals) forgets most of its own part at once, and all are explored more again.
+    standardised residuals) forgets most of its own part at once, and all are explored more again, as when an arm is
+    new.
 
     Args:
         n_arms: Number of arms.
@@ -105,7 +113,7 @@ class PooledThompson(OnlinePolicy):
         n_shared: Components in u.
         n_specific: Components in v.
         exploration: Factor on the posterior standard deviation to begin with: 1 is Thompson sampling.
-        floor: Probability spread evenly over the eligible arms, in [0, 1).
+        floor: Probability spread over the eligible arms, in [0, 1).
         rule: `thompson`, or `ucb`: the arm of highest mean plus deviation, each with all but the floor.
         memory: Outcomes after which what was learned counts half; infinity never forgets.
         alarm: CUSUM, in standard deviations, at which an arm is taken to have changed; infinity never.
@@ -123,7 +131,10 @@ class PooledThompson(OnlinePolicy):
 
     quality: LinearPosterior
     cost: LinearPosterior
-    square_sum: float
+    misfit: float
+    """Sum of squared standardised residuals, each outcome predicted from those before it."""
+    n_outcomes: float
+    """Sum of the weights of the outcomes that the posterior holds."""
 
     def __init__(
         self,
@@ -136,7 +147,7 @@ class PooledThompson(OnlinePolicy):
         floor: float = 0.02,
         rule: Rule = "thompson",
         memory: float = math.inf,
-        alarm: float = 12.0,
+        alarm: float = 10.0,
         cost_usd: ArrayLike | None = None,
         components: Components | None = None,
     ) -> None:
@@ -160,7 +171,7 @@ class PooledThompson(OnlinePolicy):
         if self.unit_usd.shape != (n_arms,) or (self.unit_usd < 0).any() or np.isinf(self.unit_usd).any():
             raise InvalidParameterError(f"cost_usd must be {n_arms} finite numbers >= 0, or NaN; got {cost_usd!r}")
         self.cost_factor = np.ones(n_arms)
-        self.drift = np.zeros((n_arms, 2))
+        self.drift = np.zeros((n_arms, 4))
         self.variances = Variances()
         self.n_explored = 0.0
         self.reconsider_at = float(LEARN_AT[0] if self.components.is_settled else RECONSIDER * LEARN_AT[-1])
@@ -176,7 +187,8 @@ class PooledThompson(OnlinePolicy):
             best = greatest(mean + deviation, eligible)
         else:
             best = best_probabilities(mean, deviation, eligible)
-        return explored(best, eligible=eligible, floor=self.floor)
+        gap = mean[eligible].max() - mean
+        return explored(best, eligible=eligible, floor=self.floor, gap=gap, bearable=BEARABLE)
 
     def predict(
         self, context: Vector, trade_off: TradeOff, eligible: NDArray[np.bool_] | None = None
@@ -237,10 +249,14 @@ class PooledThompson(OnlinePolicy):
             raise InvalidParameterError(f"like must be one of the {arm} arms; got {prior.like}")
         self.unit_usd = np.append(self.unit_usd, np.nan if prior.cost_usd is None else prior.cost_usd)
         self.cost_factor = np.append(self.cost_factor, 1.0)
-        self.drift = np.vstack([self.drift, np.zeros(2)])
-        self.quality.extend(self._own_variance())
+        self.drift = np.vstack([self.drift, np.zeros(4)])
+        # Arms that are all alike say little of one that was never seen: it is as free as the first ones were.
+        own = self._own_variance()
+        own[0] = max(own[0], Variances().arm)
+        self.quality.extend(own)
         self.cost.extend(self._own_cost_variance())
         self._make_room()
+        self.n_explored *= KEPT_AT_ALARM
         self._priors[arm] = prior
         self._believe(arm, prior)
         return arm
@@ -280,6 +296,29 @@ class PooledThompson(OnlinePolicy):
         self.n_explored = float(weight[~np.isnan(quality)].sum())
         self.reconsider_at = RECONSIDER * max(self.n_explored, LEARN_AT[-1])
 
+    def recentre(self, context: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+        """Expect these qualities of every arm for these prompts, as surely as before.
+
+        The posterior mean becomes the projection of `expected` on the features, its precision stays.
+
+        Args:
+            context: (n, n_features).
+            expected: (n, n_arms) qualities.
+        """
+        u = np.column_stack([np.ones(len(context)), self.components(context) * self._shared_scale])
+        own = u[:, : self.n_specific + 1].copy()
+        own[:, 1:] = self.components(context)[:, : self.n_specific] * self._own_scale
+        projection = self._prior()
+        rows = np.zeros((len(context), projection.mean.size))
+        rows[:, : u.shape[1]] = u
+        for t in range(self.n_arms):
+            start, stop = self._place(t)
+            rows[:, start:stop] = own
+            # A quality that is expected has no noise; a thousandth of that of an answer keeps the projection definite.
+            projection.update_many(rows, expected[:, t], np.full(len(rows), 1000.0))
+            rows[:, start:stop] = 0.0
+        self.quality.recentre(projection.mean)
+
     def _expected(self, z: Vector) -> tuple[Vector, Vector]:
         u = self._shared_row(z)
         own = self._own_row(z)
@@ -293,28 +332,34 @@ class PooledThompson(OnlinePolicy):
 
     def _learn_quality(self, row: Row, arm: int, quality: float, weight: float) -> None:
         expected, variance = self.quality.update(row, quality, weight=weight)
+        residual = (quality - expected) / math.sqrt(variance + self.quality.noise / weight)
         self.n_explored += weight
-        self.square_sum += weight * (quality - PRIOR_QUALITY) ** 2
+        self.n_outcomes += weight
+        self.misfit += residual**2
         if math.isfinite(self.alarm):
-            self._watch(arm, (quality - expected) / math.sqrt(variance + self.quality.noise / weight))
+            self._watch(arm, residual)
         if math.isfinite(self.memory):
             self.n_since += 1
             if self.n_since >= FORGET_EVERY:
                 self._forget(0.5 ** (self.n_since / self.memory))
-        if self.components.is_settled and self.n_explored >= self.reconsider_at:
+        if self.components.is_settled and self.n_outcomes >= self.reconsider_at:
             self._reconsider()
 
     def _learn_cost(self, z: Vector, arm: int, cost_usd: float) -> None:
-        if math.isnan(self.unit_usd[arm]) and cost_usd > 0:
-            self.unit_usd[arm] = cost_usd
+        if not self.unit_usd[arm] > 0:
+            self.unit_usd[arm] = cost_usd  # free, as far as is known, or what the first call that was not free cost
         unit = self.unit_usd[arm]
         if unit > 0:
             self.cost.update(self._cost_row(z, arm), cost_usd / unit - 1)
 
     def _watch(self, arm: int, residual: float) -> None:
         """Follow an arm's standardised residuals both ways; forget its own part where they have drifted."""
-        up, down = self.drift[arm]
-        up, down = max(0.0, up + residual - SLACK), max(0.0, down - residual - SLACK)
+        up, down, count, squares = self.drift[arm]
+        # One noise is taken for all arms; what is drift is told beside the arm's own.
+        usual = math.sqrt(max(1.0, (USUAL + squares) / (USUAL + count)))
+        residual = max(-LARGEST_RESIDUAL, min(residual, LARGEST_RESIDUAL))
+        step = residual / usual
+        up, down = max(0.0, up + step - SLACK), max(0.0, down - step - SLACK)
         if max(up, down) > self.alarm:
             self.quality.loosen(np.arange(*self._place(arm)), KEPT_AT_ALARM)
             self._seen = [
@@ -322,11 +367,12 @@ class PooledThompson(OnlinePolicy):
             ]
             self.n_explored *= KEPT_AT_ALARM
             up = down = 0.0
-        self.drift[arm] = up, down
+        self.drift[arm] = up, down, count + 1, squares + residual**2
 
     def _forget(self, kept: float) -> None:
         self.quality.forget(kept)
-        self.square_sum *= kept
+        self.misfit *= kept
+        self.n_outcomes *= kept
         self._seen = [each._replace(weight=each.weight * kept) for each in self._seen]
         self.n_since = 0
 
@@ -337,7 +383,7 @@ class PooledThompson(OnlinePolicy):
             self.components.learn(context)
             known = ~np.isnan(cost_usd)
             total, count = (np.bincount(arm[known], weights=w, minlength=self.n_arms) for w in (cost_usd[known], None))
-            self.unit_usd = np.where(total > 0, total / np.maximum(count, 1), self.unit_usd)
+            self.unit_usd = np.where(count > 0, total / np.maximum(count, 1), self.unit_usd)
             self._learn_anew(self.components(context), arm, quality=quality, cost_usd=cost_usd, weight=weight)
             if self.components.is_settled:
                 self._seen.clear()
@@ -361,12 +407,10 @@ class PooledThompson(OnlinePolicy):
             for place, values in self._row(z[i], int(arm[i])):
                 row[place] = values
         outcome = quality[known] - PRIOR_QUALITY
-        self.square_sum = float(weight[known] @ outcome**2)
         if known.size:
             weighted = rows * weight[known][:, None]
-            self._choose(weighted.T @ rows, weighted.T @ outcome, n_outcomes=float(weight[known].sum()))
-            self.quality = self._prior()
-            self.quality.update_many(rows, quality[known], weight[known])
+            self.n_outcomes = float(weight[known].sum())
+            self._choose(weighted.T @ rows, weighted.T @ outcome, total=float(weight[known] @ outcome**2))
         for t, prior in self._priors.items():
             self._believe(t, prior)
         for i in np.flatnonzero(~np.isnan(cost_usd)):
@@ -387,14 +431,17 @@ class PooledThompson(OnlinePolicy):
     def _reconsider(self) -> None:
         """Choose the variances anew by evidence on all outcomes, and take the posterior to them."""
         gram, cross = self.quality.moments()
-        self._choose(gram, cross, n_outcomes=self.n_explored)
-        fresh = self._prior()
-        fresh.add_moments(gram, cross, n_outcomes=self.quality.n_updates)
-        self.quality = fresh
-        self.reconsider_at = RECONSIDER * self.n_explored
+        self._choose(gram, cross, total=self.quality.noise * (self.misfit + self.quality.explained))
+        self.reconsider_at = RECONSIDER * self.n_outcomes
 
-    def _choose(self, gram: NDArray[np.float64], cross: Vector, *, n_outcomes: float) -> None:
-        """Choose the variances by evidence, from second moments of the rows with each other and with the outcomes."""
+    def _choose(self, gram: NDArray[np.float64], cross: Vector, *, total: float) -> None:
+        """Choose the variances by evidence, and take the posterior to them.
+
+        Args:
+            gram: Second moments of the rows.
+            cross: Of the rows with the outcomes.
+            total: Of the outcomes, about what was expected before the first.
+        """
         shared, width = self.n_shared + 1, self.n_specific + 1
         of_arm = shared + np.arange(self.n_arms) * width
         own = (of_arm[:, None] + np.arange(1, width)).ravel()
@@ -408,13 +455,19 @@ class PooledThompson(OnlinePolicy):
                 Block(name="specific", n_columns=own.size, variance=center.specific / self.n_specific, log_sd=LOG_SD),
             ],
             noise=center.noise,
-        ).fit_moments(gram[np.ix_(order, order)], cross[order], self.square_sum, n_outcomes)
+            noise_log_sd=LOG_SD,
+        ).fit_moments(gram[np.ix_(order, order)], cross[order], total, self.n_outcomes)
         self.variances = Variances(
             shared=ridge.variance_["shared"] * self.n_shared,
             arm=ridge.variance_["arm"],
             specific=ridge.variance_["specific"] * self.n_specific,
-            noise=ridge.noise_,
+            # A few outcomes that happen to agree say nothing of how far the next may be off.
+            noise=(USUAL * center.noise + self.n_outcomes * ridge.noise_) / (USUAL + self.n_outcomes),
         )
+        n_updates = self.quality.n_updates
+        self.quality = self._prior()
+        self.quality.add_moments(gram, cross, n_outcomes=n_updates)
+        self.misfit = total / self.quality.noise - self.quality.explained
 
     def _start(self) -> None:
         """Know nothing but the prior."""
@@ -426,7 +479,8 @@ class PooledThompson(OnlinePolicy):
         self.cost = LinearPosterior(
             np.concatenate([shared, np.tile(self._own_cost_variance(), self.n_arms)]), noise=COST_NOISE
         )
-        self.square_sum = 0.0
+        self.misfit = 0.0
+        self.n_outcomes = 0.0
         self.n_since = 0
         self._make_room()
 
@@ -499,7 +553,8 @@ class PooledThompson(OnlinePolicy):
                 "variances": asdict(self.variances),
                 "n_explored": self.n_explored,
                 "n_since": self.n_since,
-                "square_sum": self.square_sum,
+                "n_outcomes": self.n_outcomes,
+                "misfit": self.misfit,
                 "reconsider_at": self.reconsider_at,
                 "priors": {str(arm): asdict(prior) for arm, prior in self._priors.items()},
             },
@@ -525,7 +580,8 @@ class PooledThompson(OnlinePolicy):
         policy = cls(**options, components=Components.from_state(under("components.", arrays)))
         policy.variances = Variances(**learned["variances"])
         policy.n_explored, policy.n_since = float(learned["n_explored"]), int(learned["n_since"])
-        policy.square_sum, policy.reconsider_at = float(learned["square_sum"]), float(learned["reconsider_at"])
+        policy.n_outcomes, policy.misfit = float(learned["n_outcomes"]), float(learned["misfit"])
+        policy.reconsider_at = float(learned["reconsider_at"])
         policy._priors = {int(arm): ArmPrior(**prior) for arm, prior in learned["priors"].items()}
         policy.quality = LinearPosterior.from_state(under("quality.", arrays))
         policy.cost = LinearPosterior.from_state(under("cost.", arrays))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -97,9 +99,31 @@ def contrast_variances(
     return np.maximum(variances, 0.0)
 
 
-def explored(probabilities: NDArray[np.float64], *, eligible: NDArray[np.bool_], floor: float) -> NDArray[np.float64]:
-    """Return (1 - floor) p + floor / K over the K eligible arms: each then has at least floor / K."""
-    return np.where(eligible, (1 - floor) * probabilities + floor / np.count_nonzero(eligible), 0.0)
+def explored(
+    probabilities: NDArray[np.float64],
+    *,
+    eligible: NDArray[np.bool_],
+    floor: float,
+    gap: NDArray[np.float64] | None = None,
+    bearable: float = math.inf,
+) -> NDArray[np.float64]:
+    """Return (1 - floor) p + floor f, f spread over the K eligible arms: evenly, or less to arms far from the best.
+
+        f_t = a_t / sum of a,      a_t = 1 / (1 + gap_t / bearable)
+
+    The floor then costs at most floor x K x bearable / sum of a in utility, however dear an arm is.
+
+    Args:
+        probabilities: (n_arms,) p.
+        eligible: (n_arms,) arms that may be drawn; at least one.
+        floor: In [0, 1).
+        gap: (n_arms,) expected utility of the best arm less each arm's own; evenly where None.
+        bearable: Gap at which an arm has half of what the best one has of the floor.
+    """
+    share = eligible.astype(np.float64)
+    if gap is not None:
+        share /= 1 + np.maximum(gap, 0) / bearable
+    return np.where(eligible, (1 - floor) * probabilities + floor * (share / share.sum()), 0.0)
 
 
 def draw(probabilities: NDArray[np.float64], rng: np.random.Generator) -> int:

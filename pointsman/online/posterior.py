@@ -155,9 +155,10 @@ class LinearPosterior:
         self.refactor()
 
     def loosen(self, columns: NDArray[np.int64], kept: float) -> None:
-        """Take these coefficients to have moved since: their means stay, their variances go towards the prior's.
+        """Take these coefficients to have moved since: their means stay, what outcomes said of them counts less.
 
-        covariance + diag(q), q = (1 - kept) (V - own variance): the coefficients took one step of a random walk.
+        With G the outcomes' second moments over s and D the root of `kept` on these columns, 1 elsewhere, the precision
+        becomes diag(1 / V) + D G D: what other coefficients owe to the outcomes stays.
 
         Args:
             columns: Which.
@@ -168,12 +169,23 @@ class LinearPosterior:
         """
         _check_share(kept)
         self.refactor()
-        own = self.covariance[columns, columns]
-        self.covariance[columns, columns] += (1 - kept) * np.maximum(self.prior_variance[columns] - own, 0)
-        root = np.sqrt(self.prior_variance)
-        scaled = np.linalg.inv(self.covariance / (root[:, None] * root))
-        self.precision = (scaled + scaled.T) / 2 / (root[:, None] * root)
-        self.shift = self.precision @ (self.mean - self.prior_mean)
+        factor = np.ones(self.mean.size)
+        factor[columns] = np.sqrt(kept)
+        prior = np.diag(1 / self.prior_variance)
+        self.precision = prior + (self.precision - prior) * (factor[:, None] * factor)
+        self.recentre(self.mean)
+
+    @property
+    def explained(self) -> float:
+        """What r explains, r' P^-1 r: squares of outcomes about the prior mean, over s, less this are their misfit."""
+        self._settle()
+        return float(self.shift @ (self.mean - self.prior_mean))
+
+    def recentre(self, mean: NDArray[np.float64]) -> None:
+        """Move the mean there, as if the outcomes so far had said so; the covariance stays."""
+        self._settle()
+        self.shift = self.precision @ (mean - self.prior_mean)
+        self.refactor()
 
     def refactor(self) -> None:
         """Compute covariance and mean anew from the precision."""

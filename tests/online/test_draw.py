@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from pointsman.online.draw import best_probabilities, draw, explored
+from pointsman.online.draw import best_probabilities, contrast_variances, draw, explored, greatest
 
 N_DRAWS = 100_000
 
@@ -66,3 +66,40 @@ def test_draws_follow_the_stated_probabilities(seed):
     )
     counts = np.bincount([draw(stated, rng) for _ in range(N_DRAWS)], minlength=6)
     assert chisquare(counts, N_DRAWS * stated / stated.sum()).pvalue > 1e-5
+
+
+@pytest.mark.parametrize("n_arms", [2, 3, 6])
+def test_what_all_arms_share_cancels_in_contrasts(n_arms, rng):
+    """Independent parts beside anything shared are found exactly: differences know nothing of what is in common."""
+    own = rng.uniform(0.1, 2, size=n_arms) if n_arms > 2 else np.full(2, 0.7)
+    found = contrast_variances(np.diag(own) + 5.0)
+    np.testing.assert_allclose(found, own, rtol=1e-9)
+
+
+def test_contrasts_are_of_eligible_arms_alone(rng):
+    """An arm that is not compared does not count, whatever its doubt; one arm alone has none."""
+    root = rng.normal(size=(5, 7))
+    covariance = root @ root.T
+    eligible = np.array([True, True, False, True, False])
+    found = contrast_variances(covariance, eligible)
+    np.testing.assert_allclose(found[eligible], contrast_variances(covariance[np.ix_(eligible, eligible)]))
+    assert (found[~eligible] == 0).all()
+    assert (contrast_variances(covariance, np.array([True, False, False, False, False])) == 0).all()
+
+
+def test_contrasts_fit_the_differences_best(rng):
+    """No other variances come nearer to those of all differences, by the least squares that define them."""
+    root = rng.normal(size=(6, 9)) * np.linspace(1, 3, 6)[:, None]
+    covariance = root @ root.T
+    own = np.diag(covariance)
+    apart = own[:, None] + own - 2 * covariance
+    pairs = np.array(np.triu_indices(6, 1)).T
+    design = np.zeros((len(pairs), 6))
+    design[np.arange(len(pairs))[:, None], pairs] = 1
+    least = np.linalg.lstsq(design, apart[pairs[:, 0], pairs[:, 1]], rcond=None)[0]
+    np.testing.assert_allclose(contrast_variances(covariance), np.maximum(least, 0), atol=1e-9)
+
+
+def test_the_greatest_is_eligible():
+    """Probability one for the greatest of those that may be chosen, the first of equals."""
+    assert greatest(np.array([1.0, 3.0, 2.0, 2.0]), np.array([True, False, True, True])).tolist() == [0, 0, 1, 0]
