@@ -7,6 +7,8 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,9 +42,9 @@ _PASSING = frozenset(
     }
 )
 _ROWS_AT_A_TIME = 4096
-_PUT_ROUND = f"""
-    INSERT INTO rounds ({", ".join(ROUND_COLUMNS)}) VALUES ({", ".join("?" * len(ROUND_COLUMNS))}) {CLOSE_ROUND}
-"""  # noqa: S608 - names of columns
+# A statement of many rows lets other threads run once, not once a row, and each time it may wait 5 ms for its turn.
+_ROWS_A_STATEMENT = (256, 32, 4, 1)
+_PLACES = f"({', '.join('?' * len(ROUND_COLUMNS))})"
 _PUT_FEEDBACK = f"""
     INSERT INTO feedback ({", ".join(FEEDBACK_COLUMNS)}) SELECT {", ".join("?" * len(FEEDBACK_COLUMNS))}
     WHERE EXISTS (SELECT 1 FROM rounds WHERE round_id = ?)
@@ -104,9 +106,10 @@ class SqliteStore(RoundStore):
     def write(  # noqa: D102 - as the base
         self, rounds: Sequence[Round], feedback: Sequence[Feedback] = (), *, totals: WriterTotals | None = None
     ) -> list[FeedbackResult]:
-        rows = [round_row(each) for each in rounds]
+        rows: list[Row] = [round_row(each) for each in rounds]
         with self._transaction() as connection:
-            connection.executemany(_PUT_ROUND, rows)
+            for some in _parts(rows):
+                connection.execute(_put_rounds(len(some)), tuple(chain.from_iterable(some)))
             results = [_put(connection, each) for each in feedback]
             if totals is not None:
                 connection.execute(WRITER_ROW, (totals.writer_id, totals.n_written, totals.n_lost))
@@ -188,6 +191,21 @@ def _migrate(connection: sqlite3.Connection, migrations: Migrations, *, store: s
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+@lru_cache
+def _put_rounds(n_rounds: int) -> str:
+    places = ", ".join([_PLACES] * n_rounds)
+    return f"INSERT INTO rounds ({', '.join(ROUND_COLUMNS)}) VALUES {places} {CLOSE_ROUND}"  # noqa: S608 - columns
+
+
+def _parts(rows: list[Row]) -> Iterator[list[Row]]:
+    """Return the rows in parts of few sizes, so that a connection keeps the statements it has prepared."""
+    start = 0
+    for size in _ROWS_A_STATEMENT:
+        while start + size <= len(rows):
+            yield rows[start : start + size]
+            start += size
 
 
 def _put(connection: sqlite3.Connection, feedback: Feedback) -> FeedbackResult:

@@ -117,15 +117,17 @@ class Writer:
     def put_round(self, round_: Round, /) -> bool:
         """Queue a round to be written; False where it is lost, and counted: the queue is full, or the writer closed."""
         with self._changed:
+            if self._give_up_at is not None:
+                self._n_lost += 1
+                return False
             self._n_put += 1
             if self._tally is not None:
                 self._tally.set(self._n_put)
-            is_taken = self._give_up_at is None and self._n_queued < self.queue_size
-            if is_taken:
-                self._append(round_, 1)
-            else:
+            if self._n_queued >= self.queue_size:
                 self._n_lost += 1
-            return is_taken
+                return False
+            self._append(round_, 1)
+            return True
 
     async def put_feedback(self, feedback: Sequence[Feedback], /) -> list[FeedbackResult]:
         """Write feedback, and return what became of each once that is durable.
