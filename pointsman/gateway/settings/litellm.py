@@ -162,7 +162,7 @@ class _Entry:
         self, name: str, upstream_model: str, upstream: str, parameters: Mapping[str, Any], facts: Mapping[str, Any]
     ) -> None:
         mode = facts.get("mode", "chat")
-        if mode not in _KINDS:
+        if not (isinstance(mode, str) and mode in _KINDS):
             return self.fault("must be chat, completion, responses or embedding", "model_info", "mode")
         model: dict[str, Any] = {
             "name": name,

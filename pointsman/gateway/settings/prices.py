@@ -17,7 +17,7 @@ from pointsman.errors import InvalidParameterError
 from pointsman.gateway.settings.providers import provider_of
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
+    from genai_prices.types import ModelInfo, Provider, TieredPrices
 
     from pointsman.gateway.settings.schema import ModelSettings, PriceSettings, UpstreamSettings
 

@@ -60,15 +60,15 @@ def _fault(rule: str) -> PydanticCustomError:
 
 
 def _check_base_url(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an open bracket, or a port that is none
+        is_url = False
+    if not is_url:
         raise _fault("must be an http:// or https:// URL, such as https://api.openai.com/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise _fault("must hold no user, password or query; put secrets into api_key or headers")
-    try:
-        _ = parts.port
-    except ValueError:
-        raise _fault("must have a port of 1 to 65535, or none") from None
     return url.rstrip("/")
 
 
