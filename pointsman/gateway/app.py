@@ -23,7 +23,15 @@ from pointsman.gateway.feedback import parse_feedback, told
 from pointsman.gateway.keys import KeyRing
 from pointsman.gateway.live import Live, log
 from pointsman.gateway.openapi import document as openapi_document
-from pointsman.gateway.request import AUTO, BYTES_PER_TOKEN, model_asked, parse_chat, parse_object, unknown_model
+from pointsman.gateway.request import (
+    AUTO,
+    BYTES_PER_TOKEN,
+    dumped,
+    model_asked,
+    parse_chat,
+    parse_object,
+    unknown_model,
+)
 from pointsman.gateway.serving import Serving
 from pointsman.gateway.upstream import UpstreamError
 from pointsman.router import json_number
@@ -213,7 +221,7 @@ class Routes:
                 key.require(model.name)
                 cost_usd = price.cost_usd(input_tokens=n_tokens)
                 reservation = stack.enter_context(key.admit(tokens=n_tokens, cost_usd=cost_usd))
-            forwarded = orjson.dumps({**document, "model": model.upstream_model})
+            forwarded = dumped({**document, "model": model.upstream_model})
             endpoint = model.endpoint
             try:
                 answer = await self.live.client.answer(

@@ -58,14 +58,15 @@ class ChatCompletions:
         live, serving = self._live, self._live.serving
         limits = serving.settings.limits
         try:
+            key = live.keys.identify(authorization(scope["headers"])) if live.keys else None
+            body = await live.bodies.read(
+                scope["headers"], receive, max_bytes=limits.max_body_bytes, timeout_s=limits.read_timeout_s
+            )
+            # Only now, so that clients who send slowly keep no one else out.
             if live.metrics.in_flight >= limits.max_concurrent_requests:
                 raise ApiError(503, "too many requests are being answered", headers={"retry-after": "1"})
             live.metrics.in_flight += 1
             try:
-                key = live.keys.identify(authorization(scope["headers"])) if live.keys else None
-                body = await live.bodies.read(
-                    scope["headers"], receive, max_bytes=limits.max_body_bytes, timeout_s=limits.read_timeout_s
-                )
                 exchange = Exchange(live, serving, scope["headers"], body, key=key, refuse_usage=self._refuse_usage)
                 async with ClientWatch(receive) as watch:
                     try:
@@ -73,6 +74,8 @@ class ChatCompletions:
                     except asyncio.CancelledError:
                         exchange.end("cancelled" if watch.is_gone else "truncated", status=CLIENT_CLOSED)
                         raise
+                    finally:
+                        exchange.end("error", status=500)  # Nothing where it has ended as it should.
             finally:
                 live.metrics.in_flight -= 1
         except ClientGoneError:
@@ -119,6 +122,8 @@ class Exchange:
         self.route, self.decided, self.reservation = live.admit(
             self.request.route, serving, key=key, pinned=self.request.model
         )
+        if self.decided.policy not in ("pinned", "default"):
+            live.metrics.chose(self.decided.model, self.decided.propensity)
         self.round_id = uuid.uuid4().hex
         self.served = serving.models[self.decided.model]
         self.called = time.perf_counter()

@@ -166,8 +166,6 @@ class Live:
             self.router_health.fail()
         else:
             self.router_health.succeed()
-        if decided.policy != "default":
-            self.metrics.chose(decided.model, decided.propensity)
         return decided
 
     def _default(self, request: RouteRequest, serving: Serving, reason: str) -> Decided:

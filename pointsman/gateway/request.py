@@ -23,12 +23,14 @@ FIELDS = frozenset({*SPELLINGS, "max_cost_usd", "models", "session", "include_co
 HEADER_PREFIX = b"x-pointsman-"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """A request for a chat completion.
 
     Attributes:
-        document: The body without `pointsman`; the fields that are not ours are never looked at.
+        rest: The body as JSON, without its first brace, its model, its stream options and what is ours. What is in it
+            that is not named here is never looked at.
+        stream_options: As given; None where they are not.
         model: The model that is pinned; None where one is to be chosen.
         is_stream: Whether the answer is to be streamed.
         includes_usage: Whether the client asks for a chunk of usage.
@@ -36,7 +38,8 @@ class ChatRequest:
         route: What decides.
     """
 
-    document: dict[str, Any]
+    rest: bytes
+    stream_options: Any
     model: str | None
     is_stream: bool
     includes_usage: bool
@@ -50,11 +53,11 @@ class ChatRequest:
             model: What the upstream calls the model.
             asks_usage: Ask for a chunk of usage at the end of the stream.
         """
-        changed = {**self.document, "model": model}
+        options = self.stream_options
         if asks_usage:
-            options = changed.get("stream_options")
-            changed["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-        return orjson.dumps(changed)
+            options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+        first = {"model": model} if options is None else {"model": model, "stream_options": options}
+        return orjson.dumps(first)[:-1] + b"," + self.rest
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -72,6 +75,18 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return document
 
 
+def dumped(document: Any) -> bytes:
+    """Return a body, or a part of one, as JSON.
+
+    Raises:
+        ApiError: It is nested more deeply than can be written, though it could be read.
+    """
+    try:
+        return orjson.dumps(document)
+    except orjson.JSONEncodeError:
+        raise ApiError(400, "the body must not be nested more than 254 levels deep") from None
+
+
 def parse_chat(body: bytes, headers: list[tuple[bytes, bytes]], serving: Serving) -> ChatRequest:
     """Return what is asked for.
 
@@ -82,6 +97,7 @@ def parse_chat(body: bytes, headers: list[tuple[bytes, bytes]], serving: Serving
     """
     document = parse_object(body)
     model = model_asked(document)
+    del document["model"]
     messages = document.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ApiError(400, "messages must be a list of at least one message", param="messages")
@@ -101,7 +117,8 @@ def parse_chat(body: bytes, headers: list[tuple[bytes, bytes]], serving: Serving
     pinned = None if model == AUTO or model.startswith(f"{AUTO}:") else model
     if pinned is not None and pinned not in serving.chat_models:
         raise unknown_model(pinned)
-    options = document.get("stream_options")
+    options = document.pop("stream_options", None)
+    dumped(options)
     prompt, needs_vision, image_bytes, n_images = read_messages(messages)
     needs = [
         name
@@ -123,7 +140,8 @@ def parse_chat(body: bytes, headers: list[tuple[bytes, bytes]], serving: Serving
         max_tokens=_limit(document),
     )
     return ChatRequest(
-        document=document,
+        rest=dumped(document)[1:],
+        stream_options=options,
         model=pinned,
         is_stream=bool(stream),
         includes_usage=isinstance(options, dict) and bool(options.get("include_usage")),

@@ -441,6 +441,7 @@ def test_a_store_that_takes_nothing_fails_no_request(gateway: Gateway, how: str)
         (b"[1]", 400, None),
         (b'{"model": "\xff"}', 400, None),
         (b"[" * 3000 + b"]" * 3000, 400, None),
+        (b'{"model": "auto", "messages": [{}], "x": ' + b"[" * 300 + b"]" * 300 + b"}", 400, None),
         (b'{"messages": [{"role": "user", "content": "x"}]}', 400, "model"),
         (b'{"model": "auto"}', 400, "messages"),
         (b'{"model": "auto", "messages": []}', 400, "messages"),
