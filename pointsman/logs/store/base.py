@@ -253,6 +253,7 @@ class RoundStore(ABC):
         n_deleted = 0
         while n := self.execute(sql, value):
             n_deleted += n
+        self._wipe()
         return n_deleted
 
     def __enter__(self) -> Self:
@@ -263,6 +264,9 @@ class RoundStore(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+    def _wipe(self) -> None:  # noqa: B027 - not every database keeps traces that it can be asked to remove
+        """Remove what the disk still holds of what was deleted."""
 
     def _fetch(self, sql: str, *parameters: Any) -> list[Row]:
         with self.snapshot() as snapshot:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -196,14 +197,14 @@ NUMBERS = frozenset({"decided_at", "propensity", "quality_per_usd", "cost_usd", 
 
 def round_row(each: Round) -> tuple[Any, ...]:
     """Return the values of a round's columns, as a database takes them."""
-    row = []
-    for name in ROUND_COLUMNS:
-        value = getattr(each, name)
-        if name in NUMBERS:
-            value = float(value) if value == value else None
-        elif isinstance(value, str):
-            value = storable(value)
-        row.append(value)
+    row: list[Any] = list(_values(each))
+    for place in _NUMBERS:
+        value = row[place]
+        row[place] = float(value) if value == value else None
+    for place in _TEXTS:
+        value = row[place]
+        if value is not None:
+            row[place] = storable(value)
     row[_ELIGIBLE] = _listed(each.eligible)
     row[_PROBABILITIES] = None if each.probabilities is None else json.dumps(dict(each.probabilities))
     row[_CONTEXT] = None if each.context is None else np.ascontiguousarray(each.context, dtype="<f4").tobytes()
@@ -255,6 +256,9 @@ def _listed(names: tuple[str, ...]) -> str:
     return json.dumps(names)
 
 
+_values = attrgetter(*ROUND_COLUMNS)
+_NUMBERS = tuple(place for place, name in enumerate(ROUND_COLUMNS) if name in NUMBERS)
+_TEXTS = tuple(place for place, field in enumerate(fields(Round)) if field.type in ("str", "str | None"))
 _ELIGIBLE = ROUND_COLUMNS.index("eligible")
 _PROBABILITIES = ROUND_COLUMNS.index("probabilities")
 _CONTEXT = ROUND_COLUMNS.index("context")

@@ -126,19 +126,17 @@ class SqliteStore(RoundStore):
             connection.execute("BEGIN")
             yield _View(connection)
 
-    def delete(self, **chosen: Any) -> int:  # noqa: D102 - as the base
-        n_deleted = super().delete(**chosen)
+    def close(self) -> None:  # noqa: D102 - as the base
+        with self._lock, _told(self.name):
+            self._connection.close()
+
+    def _wipe(self) -> None:
         # What was deleted stands in the write-ahead log until that is emptied. Where a reader still needs the log, that
         # is left to a later time: no writer is to wait for it.
         with self._lock, _told(self.name):
             self._connection.execute("PRAGMA busy_timeout = 0")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._connection.execute(f"PRAGMA busy_timeout = {round(1000 * self._timeout_s)}")
-        return n_deleted
-
-    def close(self) -> None:  # noqa: D102 - as the base
-        with self._lock, _told(self.name):
-            self._connection.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

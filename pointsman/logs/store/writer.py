@@ -241,7 +241,7 @@ class Writer:
                 results = self.store.write(rounds, feedback, totals=totals)
                 break
             except StoreUnavailableError as error:
-                if self._n_retries == 0 or pause_s == _FIRST_PAUSE_S:
+                if pause_s == _FIRST_PAUSE_S:  # once an outage
                     log.warning("the store is away, and is tried again: %s", error)
                 self._n_retries += 1
                 if not self._pause(pause_s):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import pwd
@@ -28,7 +29,7 @@ class Server:
         self.folder = folder
         self.port = _free_port()
         self.user = _unprivileged() if os.getuid() == 0 else None
-        self._databases = itertools.count()
+        self._schemas = itertools.count()
         if self.user is not None:
             os.chown(folder, self.user, -1)
         made = ["-D", str(folder / "data"), "-U", "postgres", "--auth", "trust", "--encoding", "UTF8", "--no-sync"]
@@ -45,30 +46,22 @@ class Server:
         """Stop it, its clients with it; `immediate` is as after a power cut."""
         self._run("pg_ctl", "stop", "-w", "-D", str(self.folder / "data"), "-m", mode)
 
-    def new_database(self) -> str:
-        """Make a database; return its URL."""
-        name = f"test_{next(self._databases)}"
-        self.ask("postgres", f"CREATE DATABASE {name}")
-        return self.url(name)
-
-    def url(self, database: str) -> str:
-        """Return a database's URL."""
-        return f"postgresql://postgres:planted-password@127.0.0.1:{self.port}/{database}"
-
-    def ask(self, database: str, sql: str) -> list[Any]:
-        """Return the rows a statement gives, asked on a connection of its own."""
-        import asyncio
-
+    def new_schema(self) -> str:
+        """Make an empty schema, for one store; return its URL. A database each would take most of the tests' time."""
         import asyncpg
 
-        async def ask() -> list[Any]:
-            connection = await asyncpg.connect(self.url(database))
+        name = f"test_{next(self._schemas)}"
+        url = f"postgresql://postgres:planted-password@127.0.0.1:{self.port}/postgres"
+
+        async def make() -> None:
+            connection = await asyncpg.connect(url)
             try:
-                return [tuple(row) for row in await connection.fetch(sql)]
+                await connection.execute(f"CREATE SCHEMA {name}")
             finally:
                 await connection.close()
 
-        return asyncio.run(ask())
+        asyncio.run(make())
+        return f"{url}?search_path={name}"
 
     def _run(self, name: str, *arguments: str) -> None:
         # The server inherits what pg_ctl writes to: a pipe would stay open with it.
@@ -107,7 +100,7 @@ def server() -> Iterator[Server]:
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., RoundStore]]:
     """Open one and the same store, once more at each call; with what options `open` takes."""
     opened: list[RoundStore] = []
-    where = tmp_path / "rounds.db" if request.param == "sqlite" else request.getfixturevalue("server").new_database()
+    where = tmp_path / "rounds.db" if request.param == "sqlite" else request.getfixturevalue("server").new_schema()
 
     def reopen(**options: Any) -> RoundStore:
         store = SqliteStore.open(where, **options) if isinstance(where, Path) else PostgresStore.open(where, **options)

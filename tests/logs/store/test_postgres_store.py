@@ -15,8 +15,8 @@ from pointsman.logs.store import PostgresStore, StoreUnavailableError, Writer, o
 
 @pytest.fixture
 def url(server):
-    """An empty database."""
-    return server.new_database()
+    """An empty place for a store."""
+    return server.new_schema()
 
 
 def test_commits_are_durable_whatever_the_server_is_set_to(url):
@@ -157,7 +157,7 @@ def test_feedback_becomes_visible_in_its_order(url):
 
 def test_a_gateway_starts_without_its_database(server):
     """With the server down the store is made, the writer keeps the rounds, and all is written when it comes up."""
-    url = server.new_database()
+    url = server.new_schema()
     server.stop()
     try:
         with pytest.raises(StoreUnavailableError, match="server") as refused:

@@ -405,6 +405,9 @@ def test_every_column_has_its_place_in_the_tables(store):
     for table, columns in (("rounds", set(ROUND_COLUMNS)), ("feedback", {"seq", *FEEDBACK_COLUMNS})):
         sql = "SELECT name FROM pragma_table_info(?)"
         if "postgresql" in store.name:
-            sql = "SELECT column_name FROM information_schema.columns WHERE table_name = ?"
+            sql = """
+                SELECT column_name FROM information_schema.columns
+                WHERE table_name = ? AND table_schema = current_schema()
+            """
         with store.snapshot() as snapshot:
             assert {row[0] for row in snapshot.fetch(sql, table)} == columns

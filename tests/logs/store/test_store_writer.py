@@ -85,9 +85,7 @@ def test_a_killed_process_loses_nothing_acknowledged(kind, tmp_path, request):
     """After kill -9 all acknowledged feedback is there, no round twice, and those lost are counted one by one."""
     folder = tmp_path / "writers"
     folder.mkdir()
-    url = (
-        f"sqlite:///{tmp_path / 'rounds.db'}" if kind == "sqlite" else request.getfixturevalue("server").new_database()
-    )
+    url = f"sqlite:///{tmp_path / 'rounds.db'}" if kind == "sqlite" else request.getfixturevalue("server").new_schema()
     opened = SqliteStore.open(tmp_path / "rounds.db") if kind == "sqlite" else PostgresStore.open(url)
     with opened as store:
         n_put = n_kept = n_killed = 0
