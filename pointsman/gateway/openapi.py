@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 from pointsman._version import __version__
@@ -23,8 +24,14 @@ ROUTED_HEADERS = {
     "x-pointsman-overhead-ms": "What the gateway added before the first byte, in milliseconds",
 }
 
+
+def _one_of(*names: str) -> Schema:
+    """Return that at most one of these fields may be given."""
+    return {"not": {"anyOf": [{"required": list(pair)} for pair in itertools.combinations(names, 2)]}}
+
+
 POINTSMAN: Schema = {
-    "type": "object",
+    "type": ["object", "null"],
     "description": "How to route; the same as headers `x-pointsman-*`, with hyphens. At most one trade-off.",
     "properties": {
         "quality_per_usd": {**NUMBER, "description": "Points of quality that one USD is worth"},
@@ -39,6 +46,7 @@ POINTSMAN: Schema = {
         },
     },
     "additionalProperties": False,
+    **_one_of("quality_per_usd", "cost_weight", "willingness_to_pay"),
 }
 
 CHAT: Schema = {
@@ -49,11 +57,19 @@ CHAT: Schema = {
         "model": {
             **TEXT,
             "description": "`auto`, `auto:0.3` (a cost weight), `auto:PRESET`, or a model's name, which pins it",
+            "examples": ["auto", "auto:0.3"],
         },
         "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
         "stream": {"type": ["boolean", "null"]},
         "pointsman": POINTSMAN,
     },
+    "examples": [
+        {
+            "model": "auto",
+            "messages": [{"role": "user", "content": "What is the capital of Switzerland?"}],
+            "pointsman": {"quality_per_usd": 50},
+        }
+    ],
 }
 
 FEEDBACK: Schema = {
@@ -71,6 +87,9 @@ FEEDBACK: Schema = {
         "comment": {**TEXT, "maxLength": 10_000},
         "feedback_id": {**TEXT, "maxLength": 200},
     },
+    "anyOf": [{"required": [name]} for name in ("quality", "thumbs", "preference", "comment")],
+    **_one_of("quality", "thumbs", "preference"),
+    "dependentRequired": {"preference": ["other_round_id"], "other_round_id": ["preference"]},
     "additionalProperties": False,
 }
 
