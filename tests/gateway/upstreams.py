@@ -169,6 +169,8 @@ class Upstream:
             await write(b"data: {nothing\n\n")
         elif model == "no-done":
             await write(*events[:-1])
+        elif model == "no-last-line":
+            await write(b"".join(events)[:-2])
         elif model == "bytewise":
             await write(*[bytes([byte]) for byte in b"".join(events)])
         elif model == "windows":

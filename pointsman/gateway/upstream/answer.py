@@ -101,7 +101,7 @@ class Stream:
             if not chunk:  # An upstream may leave out the last empty line.
                 block, self._splitter.rest = bytes(self._splitter.rest), bytearray()
             self._head += block
-            if any(_begins_answer(event) for event in (sse.events(block) if chunk else [block])):
+            if any(_begins_answer(event) for event in sse.events(block)):
                 break
             if not chunk:
                 raise UpstreamError("the stream ended before any content", phase="cut")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 class CircuitBreaker:
     """Opens after so many failures in a row; while open the model is not eligible.
 
-    After the cooldown one request in each further cooldown is let through: its success closes the breaker, its failure
-    doubles the cooldown.
+    After the cooldown one request is let through on trial: its success closes the breaker; until then the cooldown
+    starts anew, twice as long.
 
     Args:
         threshold: Failures in a row that open it.
@@ -32,6 +32,7 @@ class CircuitBreaker:
         self.max_cooldown_s = max_cooldown_s
         self.clock = clock
         self.n_failures = 0
+        self.n_trials = 0
         self.open_until = 0.0
 
     @property
@@ -50,25 +51,30 @@ class CircuitBreaker:
         return self.n_failures >= self.threshold and not self.available
 
     def attempt(self) -> None:
-        """Note that a request is being sent: where the breaker is open, the others wait for what comes of it."""
-        if self.open_until:
-            self.open_until = max(self.open_until, self.clock() + self._cooldown())
+        """Note that a request is being sent: where it is a trial, the others wait for what comes of it."""
+        if not (self.open_until and self.available):
+            return
+        if self.n_failures < self.threshold:  # It was only a rest.
+            self.open_until = 0.0
+        else:
+            self.n_trials += 1
+            self._open()
 
     def succeed(self) -> None:
         """Note an answer: the model is well."""
-        self.n_failures = 0
+        self.n_failures = self.n_trials = 0
         self.open_until = 0.0
 
     def fail(self) -> None:
-        """Note a failure of the model, not of the request."""
+        """Note a failure of the model, not of the request. Those sent before it opened do not prolong the cooldown."""
         self.n_failures += 1
-        if self.n_failures >= self.threshold:
-            self.open_until = self.clock() + self._cooldown()
+        if self.n_failures == self.threshold:
+            self._open()
 
     def rest(self, seconds: float) -> None:
         """Send nothing for so many seconds, `max_cooldown_s` at most: the model asked for it."""
         self.open_until = max(self.open_until, self.clock() + min(seconds, self.max_cooldown_s))
 
-    def _cooldown(self) -> float:
-        doublings = min(max(self.n_failures - self.threshold, 0), 30)
-        return float(min(self.cooldown_s * 2.0**doublings, self.max_cooldown_s))
+    def _open(self) -> None:
+        cooldown_s = min(self.cooldown_s * 2.0 ** min(self.n_trials, 30), self.max_cooldown_s)
+        self.open_until = max(self.open_until, self.clock() + cooldown_s)

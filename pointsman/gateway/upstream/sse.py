@@ -43,8 +43,10 @@ class EventSplitter:
 
 
 def events(block: bytes) -> list[bytes]:
-    """Return the events of a block of whole ones, each with its end."""
+    """Return the events of a block, each with its end; what has no end comes last."""
     cuts = [0, *(found.end() for found in END.finditer(block))]
+    if cuts[-1] < len(block):
+        cuts.append(len(block))
     return [block[a:b] for a, b in itertools.pairwise(cuts)]
 
 

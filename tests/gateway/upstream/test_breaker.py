@@ -64,6 +64,13 @@ def test_cooldowns_double_up_to_the_longest():
         breaker.fail()
 
 
+def test_failures_of_requests_in_flight_prolong_nothing():
+    """Sixty-four requests that fail at once are one reason to wait ten seconds, not six doublings of it."""
+    clock = Clock()
+    breaker = failing(clock, 64)
+    assert breaker.open_until - clock.now == 10
+
+
 def test_rests_when_asked_without_counting_as_failing():
     """A rate limit closes the model to the router for as long as it says, the longest cooldown at most."""
     clock = Clock()
@@ -71,7 +78,10 @@ def test_rests_when_asked_without_counting_as_failing():
     breaker.rest(20)
     assert not breaker.available
     assert not breaker.is_failing
+    breaker.attempt()
+    assert not breaker.available
     clock.now += 20
+    breaker.attempt()
     assert breaker.available
     breaker.rest(1e9)
     assert breaker.open_until == clock.now + 35
