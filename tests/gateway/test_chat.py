@@ -216,7 +216,11 @@ def test_sends_a_model_that_is_named_where_it_is_named(gateway: Gateway):
     assert (round_.policy, round_.model, round_.propensity, round_.eligible) == ("pinned", "small", 1.0, ("small",))
     assert gateway.upstream.requests[-1]["model"] == "good"
     with pytest.raises(openai.InternalServerError):
-        gateway.client().chat.completions.create(model="broken", messages=MESSAGES)  # type: ignore[arg-type]
+        gateway.client().chat.completions.create(
+            model="broken",
+            messages=MESSAGES,  # type: ignore[arg-type]
+            extra_body={"pointsman": {"models": ["broken", "other"]}},
+        )
     assert not gateway.upstream.asked("other")
 
 
@@ -287,7 +291,7 @@ def test_says_what_failed_where_nothing_is_left_to_fall_back_on(make_gateway: An
     assert answer.headers["x-pointsman-round-id"] == round_.round_id
 
 
-@pytest.mark.parametrize("fault", ["cut", "hang-midway"])
+@pytest.mark.parametrize("fault", ["cut", "hang-midway", "ends-early"])
 def test_a_stream_that_fails_midway_ends_with_one_error(gateway: Gateway, fault: str):
     """What came whole is passed on, then one error event and no `[DONE]`; half an event never is."""
     text = stream_of(gateway, fault).http_response.read()

@@ -169,6 +169,8 @@ class Upstream:
             await write(b"data: {nothing\n\n")
         elif model == "no-done":
             await write(*events[:-1])
+        elif model == "ends-early":
+            await write(*events[:4])
         elif model == "no-last-line":
             await write(b"".join(events)[:-2])
         elif model == "bytewise":

@@ -38,4 +38,4 @@ class UpstreamError(PointsmanError):
         if self.phase in ("first_token", "between_tokens", "total"):
             status = 504
         headers = {} if self.retry_after_s is None else {"retry-after": str(max(round(self.retry_after_s), 1))}
-        return ApiError(status, f"{model} gave no answer: {self}", code=f"upstream_{self.phase}", headers=headers)
+        return ApiError(status, f"{model} failed: {self}", code=f"upstream_{self.phase}", headers=headers)
