@@ -180,7 +180,7 @@ class PostgresStore(RoundStore):
     def _told(self, error: Exception) -> StoreError:
         said = str(error) or type(error).__name__
         state = getattr(error, "sqlstate", None) or ""
-        if state.startswith(_LASTING) or isinstance(error, ValueError):  # asyncpg's for a value that has no such type
+        if state.startswith(_LASTING):
             return StoreError(f"{self.name}: {said}; see that the URL is that of a store of pointsman")
         return StoreUnavailableError(f"{self.name}: {said}; see that the server runs, and lets this user in")
 

@@ -41,6 +41,9 @@ def test_a_round_comes_back_bit_for_bit(store):
     assert told(store.get_round("b")) == told(bare)
     assert store.get_round("c") is None
     assert store.n_rounds() == 2
+    with store.snapshot() as snapshot:  # whoever reads the tables finds null, not NaN
+        unknown = "SELECT round_id FROM rounds WHERE cost_usd IS NULL AND propensity IS NULL AND ttft_s IS NULL"
+        assert [row[0] for row in snapshot.fetch(unknown)] == ["b"]
 
 
 def test_what_was_written_survives_reopening(reopen):
@@ -335,6 +338,7 @@ def test_a_log_is_of_one_moment(store, tmp_path):
         store.delete(before=9_000.0)
         store.add_rounds([a_round("new", decided_at=9_999.5)])
         seen += sum(len(part) for part in rows)
+        assert list(map(tuple, snapshot.fetch("SELECT COUNT(*) FROM rounds"))) == [(10_000,)]
 
     assert seen == 10_000
     assert store.n_rounds() == 1_001

@@ -141,6 +141,14 @@ def test_rounds_of_one_moment_share_commits(sqlite):
     assert writer.n_written == 2000
 
 
+def test_a_round_alone_is_written_soon(sqlite):
+    """No company and no feedback has to come: a round waits no longer than it may linger."""
+    writer = Writer(sqlite)
+    writer.put_round(a_round())
+    eventually(lambda: sqlite.n_rounds() == 1, within_s=1.5)
+    writer.close()
+
+
 class Gate:
     """A store that can be shut: then it is away, as one whose server restarts, and writes nothing."""
 
