@@ -17,8 +17,9 @@ from pointsman._version import __version__
 
 if TYPE_CHECKING:
     from pointsman.errors import PointsmanError, StatisticalWarning
+    from pointsman.live import LiveRouter
     from pointsman.logs import FullFeedback, Labels, LoggedRounds, read_full_feedback, read_labels, read_log, write_log
-    from pointsman.pipeline import evaluate, evaluate_cross_fitted, fit, fuse_labels, score, simulate
+    from pointsman.pipeline import evaluate, evaluate_cross_fitted, fit, fuse_labels, score, simulate, warm_start
     from pointsman.registry import load_router, save_router
     from pointsman.router import Decision, Router
     from pointsman.trade_off import TradeOff
@@ -27,6 +28,7 @@ __all__ = [
     "Decision",
     "FullFeedback",
     "Labels",
+    "LiveRouter",
     "LoggedRounds",
     "PointsmanError",
     "Router",
@@ -44,6 +46,7 @@ __all__ = [
     "save_router",
     "score",
     "simulate",
+    "warm_start",
     "write_log",
 ]
 
@@ -51,6 +54,7 @@ _HOMES = {
     "Decision": "router",
     "FullFeedback": "logs",
     "Labels": "logs",
+    "LiveRouter": "live",
     "LoggedRounds": "logs",
     "PointsmanError": "errors",
     "Router": "router",
@@ -67,6 +71,7 @@ _HOMES = {
     "save_router": "registry",
     "score": "pipeline",
     "simulate": "pipeline",
+    "warm_start": "pipeline",
     "write_log": "logs",
 }
 

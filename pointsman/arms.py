@@ -18,10 +18,12 @@ class Arm:
     Attributes:
         name: The model's name, as logs and clients write it.
         cost_factor: Price today over the price in the training log; a price change is this one number.
+        is_retired: Whether it is chosen no more; what was learned of it is kept.
     """
 
     name: str
     cost_factor: float = 1.0
+    is_retired: bool = False
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -41,6 +43,8 @@ class ArmSet:
         if not names:
             raise InvalidParameterError("an arm set must hold at least one arm; got none")
         repeated = sorted({name for name in names if names.count(name) > 1})
+        if all(arm.is_retired for arm in self.arms):
+            raise InvalidParameterError("an arm set must hold at least one arm that is not retired; got none")
         if repeated:
             raise InvalidParameterError(f"arm names must be unique; got {repeated} more than once")
 
@@ -58,6 +62,11 @@ class ArmSet:
     def cost_factors(self) -> np.ndarray:
         """(n_arms,) price today over the price in the training log."""
         return np.array([arm.cost_factor for arm in self.arms])
+
+    @property
+    def in_service(self) -> np.ndarray:
+        """(n_arms,) whether an arm may be chosen."""
+        return np.array([not arm.is_retired for arm in self.arms])
 
     def __len__(self) -> int:
         return len(self.arms)

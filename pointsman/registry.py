@@ -40,7 +40,7 @@ def save_router(router: Router, path: str | os.PathLike[str]) -> str:
         "method": facts.pop("method"),
         "seed": facts.pop("seed"),
         "options": facts.pop("options"),
-        "arms": [{"name": arm.name, "cost_factor": arm.cost_factor} for arm in router.arms],
+        "arms": [dataclasses.asdict(arm) for arm in router.arms],
         "trade_off": {
             "cost_scale_usd": router.cost_scale_usd,
             "default_quality_per_usd": router.default_trade_off.quality_per_usd,
@@ -104,7 +104,7 @@ def _router(manifest: State, arrays: Arrays, *, encoder: Encoder | None, trusted
     return Router(
         encoder=_encoder(manifest["encoder"], given=encoder, trusted=trusted),
         policy=_policy(method, manifest["policy"], named),
-        arms=ArmSet(tuple(Arm(name=arm["name"], cost_factor=arm["cost_factor"]) for arm in manifest["arms"])),
+        arms=ArmSet(tuple(Arm(**arm) for arm in manifest["arms"])),
         cost_scale_usd=trade_off["cost_scale_usd"],
         default_trade_off=TradeOff(trade_off["default_quality_per_usd"]),
         facts=facts,

@@ -212,6 +212,9 @@ class Router:
             trade_off: Quality points per USD.
             eligible: (n_rounds, n_arms) arms that may be chosen; all where None.
         """
+        in_service = self.arms.in_service
+        if not in_service.all():
+            eligible = np.tile(in_service, (len(context), 1)) if eligible is None else eligible & in_service
         return self.policy.probabilities(context, trade_off, eligible)
 
     def choose(
@@ -303,19 +306,35 @@ class Router:
         arms[column] = dataclasses.replace(arms[column], cost_factor=arms[column].cost_factor * factor)
         return dataclasses.replace(self, arms=ArmSet(tuple(arms)))
 
+    def retire(self, model: str) -> Router:
+        """Return the router that chooses a model no more; what it knows of it is kept.
+
+        Raises:
+            InvalidParameterError: The model is not known, or the last one.
+        """
+        column = self.arms.index(model)
+        arms = list(self.arms)
+        arms[column] = dataclasses.replace(arms[column], is_retired=True)
+        return dataclasses.replace(self, arms=ArmSet(tuple(arms)))
+
     def __repr__(self) -> str:
         return f"Router({self.facts.method}, {len(self.arms)} models, fitted on {self.facts.n_rounds} rounds)"
 
     def _mask(self, models: Collection[str] | None) -> NDArray[np.bool_] | None:
+        in_service = self.arms.in_service
         if models is None:
-            return None
+            return None if in_service.all() else in_service
         if isinstance(models, str):
             raise InvalidParameterError(f"eligible_models must be a list of names; got one string: give [{models!r}]")
         if not models:
             raise InvalidParameterError(f"eligible_models must name at least one of {list(self.arms.names)}; got none")
         mask = np.zeros(len(self.arms), dtype=np.bool_)
         mask[self.arms.indices(models)] = True
-        return mask
+        if not (mask & in_service).any():
+            raise InvalidParameterError(
+                f"eligible_models must name at least one model that is not retired; got {sorted(models)}"
+            )
+        return mask & in_service
 
     def _mean_cost(self, name: str) -> float:
         mean = self.facts.mean_cost_usd[name]

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from pointsman.cli.app import app
@@ -92,6 +91,8 @@ def replay(
     All policies meet the same prompts in the same order with the same random numbers. Beside them stand what needs no
     learning: always one model, a uniform choice, the best model in hindsight, and the best model of every prompt.
     """
+    from numpy.random import default_rng
+
     from pointsman.encode import default_encoder, encode_with_progress
     from pointsman.online.budget import Pacer
     from pointsman.online.replay import compare, parse_scenario, stream
@@ -118,7 +119,7 @@ def replay(
             random_trade_off=random_trade_off,
             scenarios=changes,
             n_rounds=n_rounds,
-            rng=np.random.default_rng(each),
+            rng=default_rng(each),
         )
 
     seeds = range(seed, seed + n_seeds)

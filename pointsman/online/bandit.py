@@ -144,7 +144,7 @@ class PooledThompson(OnlinePolicy):
         n_shared: int = 32,
         n_specific: int = 12,
         exploration: float = 0.6,
-        floor: float = 0.02,
+        floor: float = 0.01,
         rule: Rule = "thompson",
         memory: float = math.inf,
         alarm: float = 10.0,
@@ -240,6 +240,14 @@ class PooledThompson(OnlinePolicy):
         if not math.isnan(cost_usd):
             self._learn_cost(z, arm, cost_usd)
 
+    def revise(self, context: Vector, arm: int, *, before: float, after: float, weight: float = 1.0) -> None:
+        """Learn that a quality, which was learned as `before`, is `after`: as if that had been said at once."""
+        for i, seen in enumerate(self._seen):
+            if seen.arm == arm and seen.quality == before and np.array_equal(seen.context, context):
+                self._seen[i] = seen._replace(quality=after)
+                break
+        self.quality.revise(self._row(self.components(context), arm), after - before, weight=weight)
+
     def add_arm(self, prior: ArmPrior | None = None) -> int:
         """Take in a new arm; what is believed of it is learned as so many answers to the average prompt."""
         arm = self.n_arms
@@ -296,6 +304,15 @@ class PooledThompson(OnlinePolicy):
         self.n_explored = float(weight[~np.isnan(quality)].sum())
         self.reconsider_at = RECONSIDER * max(self.n_explored, LEARN_AT[-1])
 
+    def forget(self, kept: float) -> None:
+        """Have all outcomes so far keep this share, in [0, 1], of their weight, and explore as if there were so few."""
+        self.quality.forget(kept)
+        self.misfit *= kept
+        self.n_outcomes *= kept
+        self.n_explored *= kept
+        self._seen = [each._replace(weight=each.weight * kept) for each in self._seen]
+        self.n_since = 0
+
     def recentre(self, context: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
         """Expect these qualities of every arm for these prompts, as surely as before.
 
@@ -341,7 +358,7 @@ class PooledThompson(OnlinePolicy):
         if math.isfinite(self.memory):
             self.n_since += 1
             if self.n_since >= FORGET_EVERY:
-                self._forget(0.5 ** (self.n_since / self.memory))
+                self.forget(0.5 ** (self.n_since / self.memory))
         if self.components.is_settled and self.n_outcomes >= self.reconsider_at:
             self._reconsider()
 
@@ -368,13 +385,6 @@ class PooledThompson(OnlinePolicy):
             self.n_explored *= KEPT_AT_ALARM
             up = down = 0.0
         self.drift[arm] = up, down, count + 1, squares + residual**2
-
-    def _forget(self, kept: float) -> None:
-        self.quality.forget(kept)
-        self.misfit *= kept
-        self.n_outcomes *= kept
-        self._seen = [each._replace(weight=each.weight * kept) for each in self._seen]
-        self.n_since = 0
 
     def _remember(self, seen: Seen) -> None:
         """Keep a round until the components are settled; learn them anew, and all rounds with them, when it is time."""

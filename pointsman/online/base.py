@@ -97,6 +97,14 @@ class OnlinePolicy(ABC):
             weight: Of the quality, in (0, 1]: less than one for a label that is in doubt.
         """
 
+    def revise(self, context: Vector, arm: int, *, before: float, after: float, weight: float = 1.0) -> None:
+        """Learn that a quality, which was learned as `before`, is `after`.
+
+        Where a policy cannot take back what it has learned, the new word is one more outcome.
+        """
+        del before
+        self.update(context, arm, quality=after, weight=weight)
+
     @abstractmethod
     def add_arm(self, prior: ArmPrior | None = None) -> int:
         """Take in a new arm, as the last; return its index. A few prompts scored beforehand go to `update`.

@@ -94,6 +94,13 @@ class LinearPosterior:
             self.refactor()
         return expected, variance
 
+    def revise(self, row: Row, difference: float, *, weight: float = 1.0) -> None:
+        """Take an outcome that was learned to have been higher by `difference`: the mean moves, nothing else."""
+        scale = weight / self.noise
+        self.mean += self.spread(row) * (scale * difference)
+        for place, values in row:
+            self.shift[place] += scale * difference * values
+
     def spread(self, row: Row) -> NDArray[np.float64]:
         """Return covariance times phi, (n_columns,)."""
         return np.asarray(sum(self.covariance[:, place] @ values for place, values in row))

@@ -51,13 +51,10 @@ def warm_start(
     if not 0 < trust <= 1:
         raise InvalidParameterError(f"trust must be in (0, 1]; got {trust}: start cold to trust a log not at all")
     rows = np.asarray(context, dtype=np.float64)
-    bandit.learn_rounds(
-        rows,
-        arm,
-        quality=quality,
-        cost_usd=cost_usd,
-        weight=trust * (np.ones(arm.size) if weight is None else weight),
-    )
+    whole = np.ones(arm.size) if weight is None else weight
+    bandit.learn_rounds(rows, arm, quality=quality, cost_usd=cost_usd, weight=whole)
+    # After the variances were chosen: they are the world's, however little the rounds are trusted.
+    bandit.forget(trust)
     step = math.ceil(len(context) / MOST_PROMPTS)
     predicted = None if policy is None else policy.predict(context[::step])
     if predicted is not None:

@@ -17,6 +17,7 @@ from pointsman.pipeline.fusing import FusedLabels, Fusion, fuse_labels
 from pointsman.pipeline.learning import fit, simulate
 from pointsman.pipeline.rounds import default_trade_offs, json_ready
 from pointsman.pipeline.truth import TrueScore, score
+from pointsman.pipeline.warm_start import warm_start
 
 __all__ = [
     "SPELLED",
@@ -39,4 +40,5 @@ __all__ = [
     "power",
     "score",
     "simulate",
+    "warm_start",
 ]
