@@ -519,7 +519,9 @@ def test_bounds_what_one_client_can_take(make_gateway: Any):
     assert chunked.startswith(b"HTTP/1.1 413 ")
     assert raw_exchange(gateway, HEAD + b"content-length: 10\r\n\r\n", b"{").startswith(b"HTTP/1.1 408 ")
     assert raw_exchange(gateway, HEAD + b"x-long: " + b"x" * 200_000).startswith(b"HTTP/1.1 431 ")
+    begun = time.monotonic()
     assert raw_exchange(gateway, HEAD[:30]) == b""
+    assert 0.4 < time.monotonic() - begun < 3
     assert raw_exchange(gateway, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert raw_exchange(gateway, HEAD + b"content-encoding: gzip\r\ncontent-length: 0\r\n\r\n").startswith(
         b"HTTP/1.1 415 "
