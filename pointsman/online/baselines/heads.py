@@ -12,7 +12,7 @@ from pointsman.errors import InvalidParameterError
 from pointsman.online.base import ArmPrior, Vector
 from pointsman.online.posterior import LinearPosterior
 from pointsman.trade_off import TradeOff
-from pointsman.types import Arrays, Context, PerRound
+from pointsman.types import Arrays, Context, PerRound, under
 
 ONE = np.ones(1)
 
@@ -180,11 +180,6 @@ class ArmHeads:
 
     def _cost_head(self) -> LinearPosterior:
         return LinearPosterior(_variances(COST_VARIANCE, COST_VARIANCE, self.n_columns), noise=COST_NOISE)
-
-
-def under(prefix: str, arrays: Arrays) -> Arrays:
-    """Return the arrays whose names begin so, by the rest of their names."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _variances(mean: float, slopes: float, n_columns: int) -> Vector:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from pointsman.errors import InvalidParameterError
 from pointsman.online.base import ArmPrior, OnlinePolicy, Vector
-from pointsman.online.baselines.heads import ArmHeads, under
+from pointsman.online.baselines.heads import ArmHeads
 from pointsman.online.draw import best_probabilities, explored
 from pointsman.online.features import LEARN_AT, Components
 from pointsman.trade_off import TradeOff
-from pointsman.types import Arrays, State
+from pointsman.types import Arrays, State, under
 
 N_COMPONENTS = 32
 """Components kept where none is said: with one answer a prompt, an arm's own regression does not bear many more."""

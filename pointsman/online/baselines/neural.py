@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.online.base import ArmPrior, OnlinePolicy, Vector
-from pointsman.online.baselines.heads import NOISE, PRIOR_QUALITY, SLOPE_VARIANCE, ArmHeads, under
+from pointsman.online.baselines.heads import NOISE, PRIOR_QUALITY, SLOPE_VARIANCE, ArmHeads
 from pointsman.online.baselines.linear import check_ranges
 from pointsman.online.draw import best_probabilities, explored
 from pointsman.online.features import Components
 from pointsman.trade_off import TradeOff
-from pointsman.types import Arrays, Context, State
+from pointsman.types import Arrays, Context, State, under
 
 FIRST_TRAINING = 128
 """Answers before the network is first trained; until then its hidden units are random."""
