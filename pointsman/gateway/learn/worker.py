@@ -1,0 +1,207 @@
+"""The learner: folds feedback into the router that decides, every few seconds, and refits on a schedule.
+
+Killed at any moment, it goes on where it was: the router that it keeps says through which feedback it has learned.
+Requests never wait for it; while the store cannot be read, what has been learned goes on deciding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pointsman.errors import InvalidLogError, InvalidRouterError, StatisticalWarning
+from pointsman.gateway.learn.heard import Heard, read_log
+from pointsman.gateway.learn.refit import refit
+from pointsman.gateway.live import log as logger
+from pointsman.gateway.routing import at_prices, open_registry, usual_usd
+from pointsman.live import learn_feedback, online, with_model
+from pointsman.logs.store import RoundStore, open_store
+from pointsman.online.base import ArmPrior
+from pointsman.online.method import Online
+from pointsman.pipeline import warm_start
+
+if TYPE_CHECKING:
+    from pointsman.gateway.settings import Settings, SettingsFile
+    from pointsman.router import Router
+    from pointsman.versions import Registry
+
+LEARN_FROM = 100
+"""Rounds with feedback from which a router that does not learn is made one that does."""
+NEW_ROUNDS = 10.0
+"""Answers that the belief in a new model is worth: that it is as good as the others."""
+
+
+class Learner:
+    """Has the current version of a registry learn.
+
+    Args:
+        registry: Where routers are; no other learner writes there.
+        store: Where feedback is.
+        settings: Checked ones.
+    """
+
+    def __init__(self, registry: Registry, store: RoundStore, settings: Settings) -> None:
+        self.registry, self.store, self.settings = registry, store, settings
+        self.version: str | None = None
+        self.router: Router | None = None
+        self._refitting: threading.Thread | None = None
+
+    def step(self) -> int:
+        """Learn the feedback that is new, keep the router, and return how much was read.
+
+        Raises:
+            InvalidRouterError: The current version cannot be loaded, or what was learned makes no router any more.
+            StoreError: The store cannot be read.
+        """
+        current = self.registry.roles().current
+        if current != self.version:
+            self.version, self.router = current, None
+        if self.version is None:
+            return 0
+        if self.router is None:
+            self.router = self._begin(self.version)
+        if self.router is None:
+            return 0
+        n_models = len(self.router.arms)
+        router = self._with_new_models(self.router)
+        self.router = at_prices(router, self.registry.roles().versions[self.version], self.settings)
+        heard = Heard(self.store, n_features=online(self.router).learner.n_features)
+        n_read = learn_feedback(self.router, heard)  # type: ignore[arg-type]  # it reads feedback, and nothing else
+        if n_read or len(self.router.arms) > n_models:
+            self._keep()
+        return n_read
+
+    def is_refit_due(self) -> bool:
+        """Return whether the time for a refit has come, by the registry's history; so a restart changes nothing."""
+        interval_s = self.settings.learn.refit_interval_s
+        if interval_s is None or (self._refitting is not None and self._refitting.is_alive()):
+            return False
+        roles = self.registry.roles()
+        times = [event.at for event in roles.history if event.what == "refit"]
+        times = times or [version.added_at for version in roles.versions.values()]
+        return bool(times) and time.time() - times[-1] >= interval_s
+
+    def refit_aside(self) -> None:
+        """Begin a refit; feedback is learned meanwhile."""
+        # A daemon: a refit that is cut short has changed nothing, or has changed it whole.
+        self._refitting = threading.Thread(target=self._refit, daemon=True)
+        self._refitting.start()
+
+    def _refit(self) -> None:
+        try:
+            refit(self.registry, self.store, self.settings)
+        except Exception:
+            logger.exception("the refit failed; what serves goes on")
+            self.registry.note("refit", None, why="it failed; the learner's log says how")
+
+    def _begin(self, version: str) -> Router | None:
+        """Return the router to learn with; None where there is too little yet to make one of what serves."""
+        router = at_prices(self.registry.load(version), self.registry.roles().versions[version], self.settings)
+        if isinstance(router.policy, Online):
+            return router
+        try:
+            log, seq = read_log(self.store)
+        except InvalidLogError:
+            return None
+        if np.count_nonzero(~np.isnan(log.quality)) < LEARN_FROM:
+            return None
+        exploration = self.settings.exploration
+        encoder = router.encoder if log.prompt is not None else None
+        warm = warm_start(
+            dataclasses.replace(router, encoder=encoder), log, exploration=exploration.strength, floor=exploration.floor
+        )
+        self.router = dataclasses.replace(warm, encoder=router.encoder)
+        online(self.router).learned_through = seq
+        self._keep()
+        logger.info("version %s goes on learning, from %d rounds", version, log.n_rounds)
+        return self.router
+
+    def _with_new_models(self, router: Router) -> Router:
+        """Return the router with the configured models that it does not know, believed to be as good as the others."""
+        usual = usual_usd(self.settings)
+        new = [model.name for model in self.settings.chat_models if model.name not in router.arms]
+        for name in new:
+            router = with_model(
+                router, name, ArmPrior(cost_usd=_expected_usd(router, usual, name), n_rounds=NEW_ROUNDS)
+            )
+            logger.info("model %s is new, and tried from now on", name)
+        return router
+
+    def _keep(self) -> None:
+        assert self.router is not None and self.version is not None  # noqa: S101, PT018 - who calls has both
+        context = np.zeros((1, self.router.facts.n_features), dtype=np.float32)
+        probabilities = self.router.probabilities(context, self.router.default_trade_off)
+        if not abs(probabilities.sum() - 1) < 1e-6:  # true for NaN as well
+            self.version = None  # The next step begins with what was kept last.
+            raise InvalidRouterError("what was learned must give probabilities that sum to one; it is not kept")
+        self.registry.keep_learned(self.version, self.router)
+
+
+def _expected_usd(router: Router, usual: dict[str, float], name: str) -> float | None:
+    """Return what a call of a new model will cost: what calls of the others do, at its price."""
+    costs = router.facts.mean_cost_usd
+    ratios = [
+        cost_usd / usual[other] for other, cost_usd in costs.items() if cost_usd is not None and usual.get(other, 0) > 0
+    ]
+    if name not in usual:
+        return None
+    return usual[name] * (float(np.mean(ratios)) if ratios else 1.0)
+
+
+def run(file: SettingsFile, stop: threading.Event, *, once: bool = False) -> None:
+    """Learn until told to stop.
+
+    Args:
+        file: The settings; changes are taken over, but for the store and the registry.
+        stop: Set where it is to stop.
+        once: Whether to stop after the feedback that is there.
+
+    Raises:
+        InvalidRouterError: Another learner works on the registry.
+    """
+    settings = file.settings
+    registry = open_registry(settings)
+    with registry.alone("learner") as is_alone:
+        if not is_alone:
+            raise InvalidRouterError(f"{registry.folder} must have one learner; another one is at work")
+        registry.sweep()
+        with open_store(settings.store.url.get_secret_value()) as store:
+            learner = Learner(registry, store, settings)
+            if once:
+                learner.step()
+                return
+            while not stop.is_set():
+                if file.changed() and file.reload():
+                    learner.settings = file.settings
+                _turn(learner)
+                stop.wait(learner.settings.learn.interval_s)
+
+
+def _turn(learner: Learner) -> None:
+    if not learner.settings.learn.enabled:
+        return
+    try:
+        n_read = learner.step()
+        if n_read:
+            logger.info("learned %d feedback into version %s", n_read, learner.version)
+        if learner.is_refit_due():
+            learner.refit_aside()
+    except Exception as error:
+        # Whatever is wrong, it may pass, and what has been learned goes on deciding.
+        logger.error("nothing was learned this time: %s: %s", type(error).__name__, error)
+
+
+def run_until_told(file: SettingsFile, *, once: bool = False) -> None:
+    """Run as a process: SIGTERM and Ctrl-C stop it."""
+    stop = threading.Event()
+    for told in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(told, lambda *_: stop.set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StatisticalWarning)
+        run(file, stop, once=once)
