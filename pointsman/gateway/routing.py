@@ -198,7 +198,8 @@ class RouterDecider:
             self._sessions = before._sessions
             if before.settings.budget == settings.budget:
                 self.pacer = before.pacer
-        self._rng = np.random.default_rng(seed)
+        # Two, so that what a shadow draws changes no decision.
+        self._rng, self._shadow_rng = np.random.default_rng(seed).spawn(2)
         self._clock = clock
         self._contexts: OrderedDict[tuple[str, bytes], NDArray[np.float32]] = OrderedDict()
         self._doubted: set[str] = set()
@@ -250,7 +251,7 @@ class RouterDecider:
             context=context,
             policy=policy,
             reasons=lambda: _reasons(ready, context, trade_off, eligible, arm, probabilities, policy),
-            shadow_model=None if would is None else eligible[draw(would, self._rng)],
+            shadow_model=None if would is None else eligible[draw(would, self._shadow_rng)],
             shadow_version=None if would is None or routers.shadow is None else routers.shadow.version,
         )
 

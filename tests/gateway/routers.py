@@ -30,12 +30,16 @@ def price(usd_per_mtok: float) -> dict[str, float]:
     }
 
 
-def router_settings(folder: Path, *, models: tuple[str, ...] = MODELS, **more: Any) -> Settings:
+def router_settings(
+    folder: Path, *, models: tuple[str, ...] = MODELS, prices: dict[str, float] | None = None, **more: Any
+) -> Settings:
     """Settings over these models, whose registry and store are in the folder."""
     return Settings(
         **{
             "upstreams": {"main": {"base_url": "http://127.0.0.1:9/v1"}},
-            "models": [{"name": name, "upstream": "main", "price": price(PRICES.get(name, 1.0))} for name in models],
+            "models": [
+                {"name": name, "upstream": "main", "price": price((prices or PRICES).get(name, 1.0))} for name in models
+            ],
             "store": {"url": f"sqlite:///{folder}/log.db"},
             "router": {"registry": folder / "registry"},
             **more,
