@@ -1,0 +1,292 @@
+"""The gateway end to end: clients and upstreams that others wrote, over sockets, with a store on disk.
+
+`python -m benchmarks.gateway.install` makes the environment with llmock (upstreams with the faults of real ones) and
+litellm (a client); without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pydantic
+import pytest
+
+from pointsman.gateway.app import make_app
+from pointsman.gateway.decide import FixedDecider
+from pointsman.gateway.replayed import served
+from pointsman.gateway.serve import protocol
+from pointsman.gateway.settings import Settings
+from pointsman.logs.store import Round, SqliteStore, Writer
+from tests.gateway.upstreams import closed_port
+
+BIN = Path(__file__).resolve().parents[2] / ".venv-gateway" / "bin"
+ABSENT = "its environment is not here: run `python -m benchmarks.gateway.install`"
+PRICE = {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}
+MESSAGES: Any = [{"role": "user", "content": "What is the weather in Bern?"}]
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather in a city",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        },
+    }
+]
+
+
+class Upstream:
+    """llmock, as a process."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def script(self, *behaviors: dict[str, Any]) -> None:
+        """Have it behave so, from a clean slate."""
+        httpx.post(f"{self.url}/_llmock/reset").raise_for_status()
+        if behaviors:
+            httpx.post(f"{self.url}/_llmock/scenario", json={"behaviors": behaviors}).raise_for_status()
+
+    def faults_of_its_client(self) -> list[str]:
+        """What it finds wrong with how the gateway treated its faults."""
+        verdict = httpx.get(f"{self.url}/_llmock/verdict").json()
+        return [each["code"] for each in verdict["findings"] if each["severity"] == "error"]
+
+
+class Gateway:
+    """A gateway with models `one` and `two` of llmock."""
+
+    def __init__(self, url: str, store: SqliteStore, writer: Writer) -> None:
+        self.url, self.store, self.writer = url, store, writer
+
+    def client(self, **more: Any) -> openai.OpenAI:
+        """The official client."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="sk-client", max_retries=0, **more)
+
+    def rounds(self) -> list[Round]:
+        """All rounds, once what waits is written."""
+        asyncio.run(self.writer.flush())
+        with self.store.snapshot() as snapshot:
+            names = [row[0] for row in snapshot.fetch("SELECT round_id FROM rounds ORDER BY decided_at")]
+        found = [self.store.get_round(name) for name in names]
+        return [each for each in found if each is not None]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    """llmock, served once for all tests."""
+    binary = BIN / "llmock"
+    if not binary.exists():
+        pytest.skip(f"llmock: {ABSENT}")
+    port = closed_port()
+    command = [str(binary), "serve", "--port", str(port), "--log-level", "critical"]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - ours
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 60
+        while True:
+            assert running.poll() is None
+            assert time.monotonic() < until
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/health").status_code == 200:
+                    break
+            time.sleep(0.05)
+        yield Upstream(url)
+    finally:
+        running.kill()
+        running.wait()
+
+
+@pytest.fixture
+def gateway(upstream: Upstream, tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway before it that chooses `one` or `two`, and falls back on `two`."""
+    upstream.script()
+    timeouts = {"connect_s": 2.0, "first_token_s": 5.0, "between_tokens_s": 0.5, "total_s": 20.0}
+    settings = Settings.model_validate(
+        {
+            "upstreams": {"llmock": {"base_url": f"{upstream.url}/v1", "api_key": "sk-upstream", "timeouts": timeouts}},
+            "models": [{"name": name, "upstream": "llmock", "price": PRICE} for name in ("one", "two")],
+            "fallback": ["two"],
+        }
+    )
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(SqliteStore.open(tmp_path / "rounds.sqlite"))
+        writer = stack.enter_context(contextlib.closing(Writer(store)))
+        app = make_app(settings, FixedDecider({"one": 1.0, "two": 1.0}), writer)
+        url = stack.enter_context(served(app, http=protocol(settings)))
+        yield Gateway(url, store, writer)
+
+
+def text_of(stream: Any) -> str:
+    """The text of a stream."""
+    return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+
+def test_answers_as_the_upstream_would_itself(gateway: Gateway, upstream: Upstream):
+    """What the official client gets of the gateway, whole or as a stream, is what it gets of the upstream."""
+    direct = openai.OpenAI(base_url=f"{upstream.url}/v1", api_key="sk-upstream", max_retries=0)
+    with direct, gateway.client() as client:
+        for model in ("one", "two"):
+            expected = direct.chat.completions.create(model=model, messages=MESSAGES)
+            raw = client.chat.completions.with_raw_response.create(model=model, messages=MESSAGES)
+            answer = raw.parse()
+            assert answer.choices == expected.choices
+            assert answer.usage == expected.usage
+            assert raw.headers["x-pointsman-model"] == answer.model == model
+            stream = client.chat.completions.create(model=model, messages=MESSAGES, stream=True)
+            assert text_of(stream) == expected.choices[0].message.content
+    rounds = gateway.rounds()
+    assert [round_.outcome for round_ in rounds] == ["ok"] * 4
+    assert all(round_.tokens_out and round_.cost_usd > 0 for round_ in rounds)
+
+
+def test_answers_many_at_once(gateway: Gateway):
+    """The asynchronous client, 100 requests at once, half of them streams: each is answered, and logged once."""
+
+    async def ask() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+
+            async def one(i: int) -> str:
+                messages: Any = [{"role": "user", "content": f"Say {i}"}]
+                if i % 2:
+                    answer = await client.chat.completions.create(model="auto", messages=messages)
+                    return answer.choices[0].message.content or ""
+                stream = await client.chat.completions.create(model="auto", messages=messages, stream=True)
+                return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+
+            return await asyncio.gather(*(one(i) for i in range(100)))
+
+    assert all(asyncio.run(ask()))
+    rounds = gateway.rounds()
+    assert sorted(round_.prompt or "" for round_ in rounds) == sorted(f"Say {i}" for i in range(100))
+    assert {(round_.outcome, round_.propensity) for round_ in rounds} == {("ok", 0.5)}
+
+
+def test_lets_an_agent_use_its_tools(gateway: Gateway):
+    """A tool is called, its result goes back, and the answer comes; also as a stream."""
+    with gateway.client() as client:
+        create = client.chat.completions.create
+        first = create(model="auto", messages=MESSAGES, tools=TOOLS)
+        (call,) = first.choices[0].message.tool_calls or []
+        assert call.function.name == "get_weather"
+        assert "city" in json.loads(call.function.arguments)
+        result = {"role": "tool", "tool_call_id": call.id, "content": "21C"}
+        messages = [*MESSAGES, first.choices[0].message.model_dump(exclude_none=True), result]
+        last = create(model="auto", messages=messages, tools=TOOLS)
+        assert last.choices[0].finish_reason == "stop"
+        assert last.choices[0].message.content
+        with client.chat.completions.stream(model="auto", messages=MESSAGES, tools=TOOLS) as stream:
+            streamed = stream.get_final_completion().choices[0].message.tool_calls
+        assert streamed is not None
+        assert streamed[0].function.arguments == call.function.arguments
+    assert [round_.outcome for round_ in gateway.rounds()] == ["ok"] * 3
+
+
+def test_parses_structured_output(gateway: Gateway):
+    """`parse` gives an object of the type asked for."""
+
+    class Weather(pydantic.BaseModel):
+        city: str
+        degrees: int
+
+    with gateway.client() as client:
+        answer = client.chat.completions.parse(model="auto", messages=MESSAGES, response_format=Weather)
+        assert isinstance(answer.choices[0].message.parsed, Weather)
+
+
+def test_waits_as_told_when_limited(gateway: Gateway, upstream: Upstream):
+    """429 with Retry-After is tried again no sooner than that, and the client sees only the answer."""
+    upstream.script({"type": "fail", "status": 429, "retry_after": 0.3, "match": {"model": "one"}})
+    with gateway.client() as client:
+        begun = time.perf_counter()
+        assert client.chat.completions.create(model="one", messages=MESSAGES).choices[0].message.content
+        assert time.perf_counter() - begun >= 0.3
+    assert upstream.faults_of_its_client() == []
+
+
+def test_falls_back_while_a_model_is_down(gateway: Gateway, upstream: Upstream):
+    """The other model answers, whole or as a stream; the log says which was chosen and which served."""
+    upstream.script({"type": "fail", "status": 500, "times": None, "match": {"model": "one"}})
+    with gateway.client() as client:
+        served_by = []
+        for i in range(20):
+            create = client.chat.completions.with_raw_response.create
+            raw = create(model="auto", messages=MESSAGES, stream=i % 2 == 0)
+            assert text_of(raw.parse()) if i % 2 == 0 else raw.parse().choices[0].message.content
+            served_by.append(raw.headers["x-pointsman-model"])
+        with pytest.raises(openai.APIStatusError):
+            client.chat.completions.create(model="one", messages=MESSAGES)
+    assert set(served_by) == {"two"}
+    rounds = gateway.rounds()[:20]
+    fallbacks = [round_ for round_ in rounds if round_.fallback]
+    assert fallbacks
+    for round_ in rounds:
+        assert round_.served_model == "two"
+        assert round_.fallback == (round_.model == "one")
+        # Until its breaker opened the failing model was eligible, and afterwards it was not.
+        assert round_.propensity == 1 / len(round_.eligible)
+    assert len(fallbacks) == 5  # the breaker's threshold: after as many failures it is asked no more
+    assert upstream.faults_of_its_client() == []
+
+
+@pytest.mark.parametrize("kind", ["disconnect", "malformed", "stall", "truncate"])
+def test_says_that_a_stream_broke(gateway: Gateway, upstream: Upstream, kind: str):
+    """What breaks after its first content ends in an error at the client, and the log calls what broke off truncated."""
+    upstream.script(
+        {"type": "reply", "text": "one two three four five six seven eight nine ten", "times": None},
+        {"type": "stream_fault", "kind": kind, "after_chunks": 4, "stall_seconds": 5},
+    )
+    with gateway.client() as client:
+        stream = client.chat.completions.create(model="one", messages=MESSAGES, stream=True)
+        # What is malformed goes through as it is, as all bytes do: the client sees that, and hangs up.
+        with pytest.raises(json.JSONDecodeError if kind == "malformed" else openai.APIError):
+            text_of(stream)
+    (round_,) = gateway.rounds()
+    # A chunk after the first content is not looked into: whether its client is gone by the end is all that is known.
+    assert round_.outcome in (("ok", "cancelled") if kind == "malformed" else ("truncated",))
+    assert not round_.fallback
+
+
+def test_litellm_is_a_client(gateway: Gateway, upstream: Upstream):
+    """The SDK of litellm asks for `auto`, whole and as a stream, with the trade-off in its extra body."""
+    python = BIN / "python"
+    if not (BIN / "litellm").exists():
+        pytest.skip(f"litellm: {ABSENT}")
+    upstream.script({"type": "reply", "text": "It is sunny.", "times": None, "match": {"tools": False}})
+    script = """
+import json, sys
+import litellm
+asked = dict(model="openai/auto", api_base=sys.argv[1], api_key="sk-client", messages=json.loads(sys.argv[2]))
+whole = litellm.completion(**asked, extra_body={"pointsman": {"quality_per_usd": 40}})
+chunks = litellm.completion(**asked, stream=True)
+text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+called = litellm.completion(**asked, tools=json.loads(sys.argv[3])).choices[0].message.tool_calls
+print(json.dumps([whole.choices[0].message.content, whole.usage.total_tokens, text, called[0].function.name]))
+"""
+    told = subprocess.run(  # noqa: S603 - our own script
+        [str(python), "-c", script, f"{gateway.url}/v1", json.dumps(MESSAGES), json.dumps(TOOLS)],
+        env={"PATH": "/usr/bin:/bin", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": str(Path.home())},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    whole, n_tokens, text, tool = json.loads(told.stdout.splitlines()[-1])
+    assert text == whole == "It is sunny."
+    assert tool == "get_weather"
+    rounds = gateway.rounds()
+    assert rounds[0].quality_per_usd == 40
+    assert (rounds[0].tokens_in or 0) + (rounds[0].tokens_out or 0) == n_tokens
+    assert [round_.outcome for round_ in rounds] == ["ok"] * 3
+    assert not math.isnan(rounds[1].ttft_s)
