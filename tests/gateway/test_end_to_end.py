@@ -241,7 +241,7 @@ def test_falls_back_while_a_model_is_down(gateway: Gateway, upstream: Upstream):
 
 @pytest.mark.parametrize("kind", ["disconnect", "malformed", "stall", "truncate"])
 def test_says_that_a_stream_broke(gateway: Gateway, upstream: Upstream, kind: str):
-    """What breaks after its first content ends in an error at the client, and the log calls what broke off truncated."""
+    """What breaks after its first content is an error at the client, and the log calls what broke off truncated."""
     upstream.script(
         {"type": "reply", "text": "one two three four five six seven eight nine ten", "times": None},
         {"type": "stream_fault", "kind": kind, "after_chunks": 4, "stall_seconds": 5},
