@@ -85,7 +85,10 @@ def _refit(registry: Registry, store: RoundStore, settings: Settings, *, method:
         return Outcome(version=None, is_promoted=False, why=why)
     n_early = round(log.n_rounds * (1 - HELD_OUT))
     early, late = log.filter(np.arange(log.n_rounds) < n_early), log.filter(np.arange(log.n_rounds) >= n_early)
-    split_at = late.table["timestamp"].cast("int64")[0].as_py() / 1e6
+    first = store.get_round(late.round_id[0])
+    if first is None:
+        return Outcome(version=None, is_promoted=False, why="rounds were deleted meanwhile")
+    split_at = first.decided_at  # a log's timestamps are rounded
 
     base = at_prices(registry.load(serving, learned=False), roles.versions[serving], settings)
     if isinstance(base.policy, Online):

@@ -154,18 +154,18 @@ def _expected_usd(router: Router, usual: dict[str, float], name: str) -> float |
     return usual[name] * (float(np.mean(ratios)) if ratios else 1.0)
 
 
-def run(file: SettingsFile, stop: threading.Event, *, once: bool = False) -> None:
+def run(file: SettingsFile, stop: threading.Event | None = None, *, once: bool = False) -> None:
     """Learn until told to stop.
 
     Args:
         file: The settings; changes are taken over, but for the store and the registry.
-        stop: Set where it is to stop.
+        stop: Set where it is to stop; it never is where None.
         once: Whether to stop after the feedback that is there.
 
     Raises:
         InvalidRouterError: Another learner works on the registry.
     """
-    settings = file.settings
+    settings, stop = file.settings, stop or threading.Event()
     registry = open_registry(settings)
     with registry.alone("learner") as is_alone:
         if not is_alone:
