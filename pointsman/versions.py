@@ -52,7 +52,7 @@ class Event:
 
     Attributes:
         at: Unix time, in s.
-        what: `add`, `promote`, `roll back`, `pin`, `unpin`, `shadow`, `canary`, `refit`.
+        what: `add`, `promote`, `roll back`, `pin`, `unpin`, `shadow`, `canary`, `remove`, `refit`.
         version: Of what; None where of none.
         why: In words.
     """
@@ -125,6 +125,8 @@ class Registry:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
+        # Gateways ask every second, and a long history takes milliseconds to read.
+        self._read: tuple[tuple[int, int, int] | None, Roles] = (None, Roles())
 
     def roles(self) -> Roles:
         """Return which version does what; no version does anything where the folder is not there yet.
@@ -133,6 +135,14 @@ class Registry:
             InvalidRouterError: The folder is no registry, or of a newer version's.
         """
         path = self.folder / REGISTRY
+        # Taken before reading: what is written meanwhile is read the next time.
+        stamp = _stamp(path)
+        if stamp is None or stamp != self._read[0]:
+            self._read = stamp, self._roles(path)
+        return self._read[1]
+
+    @staticmethod
+    def _roles(path: Path) -> Roles:
         try:
             stored = json.loads(path.read_bytes())
         except FileNotFoundError:
@@ -193,14 +203,15 @@ class Registry:
             home = self.folder / VERSIONS
             staged = home / f"{STAGED}{secrets.token_hex(8)}"
             version = save_router(router, staged)[:HASH_LENGTH]
-            if (home / version).exists():
+            if version in roles.versions:
                 shutil.rmtree(staged)
-            else:
-                os.rename(staged, home / version)
-                _sync(home)
-            if version not in roles.versions:
-                noted = Version(added_at=time.time(), why=why, prices_usd=dict(prices_usd or {}))
-                self._write(roles.after("add", version, why=why, versions={**roles.versions, version: noted}))
+                return version
+            # What stands there unnamed is what a killed writer has left, and may be half of a router.
+            shutil.rmtree(home / version, ignore_errors=True)
+            os.rename(staged, home / version)
+            _sync(home)
+            noted = Version(added_at=time.time(), why=why, prices_usd=dict(prices_usd or {}))
+            self._write(roles.after("add", version, why=why, versions={**roles.versions, version: noted}))
         return version
 
     def keep_learned(self, version: str, router: Router) -> None:
@@ -242,6 +253,24 @@ class Registry:
     def canary(self, version: str | None, *, why: str = "") -> str | None:
         """Have a version decide a share of the requests; none where None."""
         return self._assign("canary", "canary", version, why)
+
+    def remove(self, version: str, *, why: str = "") -> str:
+        """Delete a version, and what it has learned; return its whole name. Rounds that name it keep its name only.
+
+        Raises:
+            InvalidParameterError: It has a role.
+        """
+        with self._writing() as roles:
+            version = self.resolve(version)
+            if roles.of(version):
+                raise InvalidParameterError(
+                    f"version must have no role to be removed; {version} is {roles.of(version)}"
+                )
+            left = {name: noted for name, noted in roles.versions.items() if name != version}
+            self._write(roles.after("remove", version, why=why, versions=left))
+            for home in (VERSIONS, LEARNED):
+                shutil.rmtree(self.folder / home / version, ignore_errors=True)
+        return version
 
     def note(self, what: str, version: str | None, *, why: str) -> None:
         """Write into the history what changed no role."""

@@ -18,7 +18,7 @@ from tests.gateway.routers import traffic
 from tests.tables import MODELS, small_logs, small_table
 from tests.test_cli import ends_with_one_line, run
 
-COMMANDS = ("list", "add", "promote", "rollback", "pin", "shadow", "canary", "diff")
+COMMANDS = ("list", "add", "promote", "rollback", "pin", "shadow", "canary", "remove", "diff")
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,23 @@ def test_the_difference_of_two_versions(registry, routers):
     assert registry.diff(a, b)["share_differs"] is None
 
 
+def test_a_version_without_a_role_is_removed(registry, routers):
+    """With what it has learned; one that does something stays. Added again, it is there again."""
+    a, b = (registry.add(each) for each in routers)
+    registry.promote(a)
+    registry.shadow(b)
+    registry.keep_learned(b, routers[1])
+    with pytest.raises(InvalidParameterError, match="no role"):
+        registry.remove(b)
+    registry.shadow(None)
+    assert registry.remove(b[:6]) == b
+    assert list(registry.roles().versions) == [a]
+    assert not [*registry.folder.glob(f"*/{b}")]
+    (registry.folder / VERSIONS / b).mkdir()  # as a killed writer may leave it
+    assert registry.add(routers[1]) == b
+    assert registry.load(b).facts == routers[1].facts
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

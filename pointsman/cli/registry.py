@@ -100,6 +100,12 @@ def canary(folder: Folder, version: OrNone = None, why: Why = "by hand", as_json
     _change(folder, as_json, lambda them: them.canary(version, why=why), "in canary")
 
 
+@registry.command(epilog="Example: pointsman registry remove pointsman.db.routers 3f2a")
+def remove(folder: Folder, version: VersionName, why: Why = "by hand", as_json: Json = False) -> None:
+    """Delete a version that has no role."""
+    _change(folder, as_json, lambda them: them.remove(version, why=why), "removed")
+
+
 @registry.command(epilog="Example: pointsman registry diff pointsman.db.routers 3f2a 90bc --log log.parquet")
 def diff(
     folder: Folder,

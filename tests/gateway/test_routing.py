@@ -97,22 +97,31 @@ def test_it_decides_as_its_router(make, routers, prompts):
 
 
 def test_models_are_drawn_as_often_as_stated(make, prompts, seed):
-    """Over masks, a canary and a model that is new, draws are as frequent as the propensities logged of them.
+    """Over masks, a canary, a new model, a budget and conversations, draws are as frequent as the propensities logged.
 
-    A count is a sum of Bernoulli variables of the probabilities stated, so it is within 5 standard deviations of their
-    sum but once in 2 million.
+    A count less the probabilities stated is a martingale, so it is within 5 standard deviations of zero but once in
+    2 million.
     """
     names = (*MODELS, "new")
-    decider = make(models=names, canary="direct", seed=seed, learn={"canary_share": 0.3})
+    costs = {"cheap": 1e-4, "coder": 3e-4, "dear": 3e-3, "new": 1e-3}
+    decider = make(
+        models=names, canary="direct", seed=seed, learn={"canary_share": 0.3}, budget={"usd_per_request": 0.001}
+    )
     masks = [names, ("cheap", "new"), ("dear", "coder"), ("new", "dear", "coder")]
     for mask in masks:
         drawn, mean, variance = (dict.fromkeys(mask, 0.0) for _ in range(3))
-        n_canary = 0
+        n_canary = n_drawn = 0
         for i in range(400):
             request = RouteRequest(
-                prompt=prompts[i % len(prompts)], eligible=mask, trade_off=TradeOffAsked("cost_weight", 0.2)
+                prompt=prompts[i % len(prompts)],
+                eligible=mask,
+                trade_off=TradeOffAsked("cost_weight", 0.05),
+                session_id=f"s{i % 9}" if i % 3 == 0 else None,
+                n_tokens_estimate=300,
             )
             decided = decider.decide(request)
+            decider.observe(request, model=decided.model, cost_usd=costs[decided.model], n_tokens=300)
+            n_drawn += decided.policy != "sticky"
             drawn[decided.model] += 1
             n_canary += decided.policy == "canary"
             for name, p in decided.probabilities.items():
@@ -120,7 +129,8 @@ def test_models_are_drawn_as_often_as_stated(make, prompts, seed):
                 variance[name] += p * (1 - p)
         for name in mask:
             assert abs(drawn[name] - mean[name]) < 5 * math.sqrt(variance[name]) + 1e-9, (mask, name)
-        assert abs(n_canary - 120) < 5 * math.sqrt(400 * 0.3 * 0.7)
+        assert 0 < n_drawn < 400
+        assert abs(n_canary - 0.3 * n_drawn) < 5 * math.sqrt(0.3 * 0.7 * n_drawn)
 
 
 @pytest.mark.parametrize("method", ["direct", "online"])

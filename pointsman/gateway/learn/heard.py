@@ -26,6 +26,7 @@ class Heard:
         start: Rounds decided from then on, in Unix seconds.
         end: Rounds decided before then.
         through: The last feedback, by its place in the order; all where None.
+        most: About how much feedback is read before it seems to end, however much there is.
     """
 
     def __init__(
@@ -36,15 +37,21 @@ class Heard:
         start: float = -math.inf,
         end: float = math.inf,
         through: int | None = None,
+        most: float = math.inf,
     ) -> None:
         self._store, self._n_features = store, n_features
         self._start, self._end, self._through = start, end, through
+        self._left = most
 
     def feedback_after(self, seq: int = 0, *, limit: int = 1000) -> list[JudgedRound]:
         """Return feedback as the store does; a round that is not to be learned has no context."""
+        if self._left <= 0:
+            return []
+        found = self._store.feedback_after(seq, limit=limit)
+        self._left -= len(found)
         return [
             judged if self._is_meant(judged) else _without_context(judged)
-            for judged in self._store.feedback_after(seq, limit=limit)
+            for judged in found
             if self._through is None or judged.seq <= self._through
         ]
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 LEARN_FROM = 100
 """Rounds with feedback from which a router that does not learn is made one that does."""
+MOST_AT_ONCE = 5000
+"""Feedback that is learned before the router is kept: of a long queue, routing has the benefit step by step."""
 NEW_ROUNDS = 10.0
 """Answers that the belief in a new model is worth: that it is as good as the others."""
 
@@ -53,7 +55,7 @@ class Learner:
         self._refitting: threading.Thread | None = None
 
     def step(self) -> int:
-        """Learn the feedback that is new, keep the router, and return how much was read.
+        """Learn feedback that is new, keep the router, and return how much was read: of much, about `MOST_AT_ONCE`.
 
         Raises:
             InvalidRouterError: The current version cannot be loaded, or what was learned makes no router any more.
@@ -71,7 +73,7 @@ class Learner:
         n_models = len(self.router.arms)
         router = self._with_new_models(self.router)
         self.router = at_prices(router, self.registry.roles().versions[self.version], self.settings)
-        heard = Heard(self.store, n_features=online(self.router).learner.n_features)
+        heard = Heard(self.store, n_features=online(self.router).learner.n_features, most=MOST_AT_ONCE)
         n_read = learn_feedback(self.router, heard)  # type: ignore[arg-type]  # it reads feedback, and nothing else
         if n_read or len(self.router.arms) > n_models:
             self._keep()
@@ -174,18 +176,20 @@ def run(file: SettingsFile, stop: threading.Event | None = None, *, once: bool =
         with open_store(settings.store.url.get_secret_value()) as store:
             learner = Learner(registry, store, settings)
             if once:
-                learner.step()
+                while learner.step():
+                    pass
                 return
             while not stop.is_set():
                 if file.changed() and file.reload():
                     learner.settings = file.settings
-                _turn(learner)
-                stop.wait(learner.settings.learn.interval_s)
+                if _turn(learner) < MOST_AT_ONCE:
+                    stop.wait(learner.settings.learn.interval_s)
 
 
-def _turn(learner: Learner) -> None:
+def _turn(learner: Learner) -> int:
+    n_read = 0
     if not learner.settings.learn.enabled:
-        return
+        return n_read
     try:
         n_read = learner.step()
         if n_read:
@@ -195,6 +199,7 @@ def _turn(learner: Learner) -> None:
     except Exception as error:
         # Whatever is wrong, it may pass, and what has been learned goes on deciding.
         logger.error("nothing was learned this time: %s: %s", type(error).__name__, error)
+    return n_read
 
 
 def run_until_told(file: SettingsFile, *, once: bool = False) -> None:
