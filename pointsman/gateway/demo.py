@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,19 +14,20 @@ import numpy as np
 
 from pointsman.errors import InvalidParameterError, MissingDependencyError, StatisticalWarning
 from pointsman.gateway.app import make_app
-from pointsman.gateway.decide import Decided, NoEligibleModelError, RouteRequest
+from pointsman.gateway.learn.worker import Learner
 from pointsman.gateway.replayed import ReplayedModels, served
+from pointsman.gateway.routing import RouterDecider, open_registry
 from pointsman.gateway.serve import protocol
-from pointsman.live import learn_feedback, online
 from pointsman.logs import FullFeedback, LoggedRounds
 from pointsman.logs.store import SqliteStore, Writer
-from pointsman.online.draw import draw
 from pointsman.pipeline import fit, warm_start
+from pointsman.registry import save_router
 from pointsman.router import Router, describe_trade_off, json_number
 from pointsman.trade_off import TradeOff
 from pointsman.types import Context, PerArm, State
 
-ROUNDS = "rounds.sqlite"
+LOG = "gateway.parquet"
+FLOOR, STRENGTH = 0.01, 0.6
 SHARE_HELD_OUT = 1 / 3
 """Share of the prompts that are never asked: the truth is measured on them."""
 
@@ -88,43 +90,6 @@ class GatewayDemo:
         }
 
 
-class LearningDecider:
-    """Decides by a router whose policy may learn between two decisions.
-
-    Args:
-        router: Its columns are the models.
-        trade_off: Where the request states none.
-        seed: Of the draws.
-    """
-
-    def __init__(self, router: Router, *, trade_off: TradeOff, seed: int = 0) -> None:
-        self.router = router
-        self.trade_off = trade_off
-        self.rng = np.random.default_rng(seed)
-
-    def decide(self, request: RouteRequest) -> Decided:
-        """Draw from the router's probabilities over the eligible models."""
-        names = self.router.arms.names
-        mask = np.array([request.eligible is None or name in request.eligible for name in names])
-        if not mask.any():
-            raise NoEligibleModelError(f"models must name at least one of {list(names)}; got {request.eligible}")
-        scale = self.router.cost_scale_usd or 1.0
-        trade_off = self.trade_off if request.trade_off is None else request.trade_off.at(scale)
-        context = self.router.context([request.prompt])
-        probabilities = self.router.probabilities(context, trade_off, mask[None])[0]
-        arm = draw(probabilities, self.rng)
-        eligible = tuple(name for name, may in zip(names, mask, strict=True) if may)
-        return Decided(
-            model=names[arm],
-            propensity=float(probabilities[arm]),
-            probabilities=dict(zip(eligible, probabilities[mask].tolist(), strict=True)),
-            eligible=eligible,
-            trade_off=trade_off,
-            router_version=f"learned-through-{online(self.router).learned_through}",
-            context=context[0].astype(np.float32),
-        )
-
-
 def telling_trade_off(table: FullFeedback) -> float:
     """Return the quality_per_usd at which choosing a model for each prompt gains most on always calling the same.
 
@@ -164,12 +129,12 @@ def run_gateway_demo(
 ) -> GatewayDemo:
     """Fit a router on a short log, serve it before the table's models, and let it learn from feedback.
 
-    Requests and feedback go through the official client, over sockets; rounds and feedback are in a store that stays.
+    Requests and feedback go through the official client, over sockets, to a store and a registry on disk.
 
     Args:
         log: Few rounds, so that there is something to be learned; all models of the table are in it.
         table: Prompts that are not in the log, with the outcome of every model.
-        folder: Where the store is written: `rounds.sqlite`, new.
+        folder: Where the gateway's own log is written: `gateway.parquet`.
         method: The method to fit with.
         quality_per_usd: The trade-off; `telling_trade_off` of the table where None.
         n_requests: Requests to send: no more than the prompts that are not held out.
@@ -200,7 +165,7 @@ def run_gateway_demo(
     with warnings.catch_warnings():
         # Of so short a log every figure is in doubt, which is where the demo begins; findings name its judge.
         warnings.simplefilter("ignore", StatisticalWarning)
-        router = warm_start(fit(log, method=method, seed=seed), log)
+        router = warm_start(fit(log, method=method, seed=seed), log, exploration=STRENGTH, floor=FLOOR)
     truth = _Truth.of(table.take(np.sort(order[:n_held_out])), router, trade_off)
     value, unknown = truth.value(router), float("nan")
     rows = [
@@ -218,11 +183,19 @@ def run_gateway_demo(
     with contextlib.ExitStack() as stack:
         tell("serving it")
         upstream = stack.enter_context(served(models))
-        folder.mkdir(parents=True, exist_ok=True)
-        store = stack.enter_context(SqliteStore.open(folder / ROUNDS))
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        save_router(router, place / "router")
+        settings = models.settings(
+            upstream,
+            # However busy the machine is: no decision here is late.
+            router={"path": place / "router", "trade_off": {"quality_per_usd": rate}, "deadline_ms": 5000},
+            exploration={"floor": FLOOR, "strength": STRENGTH},
+        )
+        registry = open_registry(settings)
+        store = stack.enter_context(SqliteStore.open(place / "rounds.sqlite"))
         writer = stack.enter_context(contextlib.closing(Writer(store)))
-        settings = models.settings(upstream)
-        app = make_app(settings, LearningDecider(router, trade_off=trade_off, seed=seed), writer)
+        decider, learner = RouterDecider(registry, settings, seed=seed), Learner(registry, store, settings)
+        app = make_app(settings, decider, writer)
         url = stack.enter_context(served(app, http=protocol(settings)))
         client = stack.enter_context(openai.OpenAI(base_url=f"{url}/v1", api_key="none"))
         n_asked = 0
@@ -238,11 +211,12 @@ def run_gateway_demo(
                 for (round_id, _, _), quality in zip(answers, outcomes[:, 0].tolist(), strict=True)
             ]
             client.post("/feedback", body={"feedback": feedback}, cast_to=object)
-            # What was acknowledged is in the store, so nothing of it is missed; and no request is under way.
-            learn_feedback(router, store)
+            # What was acknowledged is in the store, so the learner, a process of its own elsewhere, misses none of it.
+            learner.step()
+            decider.refresh()
             n_asked += len(prompts)
             served_by = [model for _, model, _ in answers]
-            value = truth.value(router)
+            value = truth.value(registry.load(decider.version.partition("+")[0]))
             rows.append(
                 GatewayRow(
                     n_feedback=n_asked,
@@ -254,13 +228,15 @@ def run_gateway_demo(
                     shares={name: served_by.count(name) / len(served_by) for name in table.arms.names},
                 )
             )
+        folder.mkdir(parents=True, exist_ok=True)
+        store.export_log(folder / LOG)
     return GatewayDemo(
         quality_per_usd=rate,
         best_fixed=truth.best_fixed,
         oracle_gain=truth.oracle_gain,
         rows=rows,
         findings=_findings(rows, truth, n_logged=log.n_rounds, judge=table.quality_source),
-        files=[folder / ROUNDS],
+        files=[folder / LOG],
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from pointsman.demo import example_table
 from pointsman.errors import InvalidParameterError
-from pointsman.gateway.demo import ROUNDS, run_gateway_demo, telling_trade_off
-from pointsman.logs.store import SqliteStore
+from pointsman.gateway.demo import LOG, run_gateway_demo, telling_trade_off
+from pointsman.logs import read_log
 from pointsman.pipeline import simulate
 from pointsman.trade_off import TradeOff
 from tests.gateway.test_replayed import table
@@ -35,8 +35,7 @@ def test_feedback_takes_the_router_past_the_best_fixed_model(tables, tmp_path):
     assert 0 < found.rows[-1].gain < found.oracle_gain
     assert len(found.findings) == 2
     json.dumps(found.to_dict(), allow_nan=False)
-    with SqliteStore.open(tmp_path / ROUNDS) as store:
-        rounds = store.log()
+    rounds = read_log(tmp_path / LOG)
     assert rounds.n_rounds == 450
     last = rounds.take(np.arange(300, 450))
     assert np.mean(last.cost_usd) == pytest.approx(found.rows[-1].cost_usd, rel=1e-9)
