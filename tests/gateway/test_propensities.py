@@ -22,6 +22,7 @@ from scipy import stats
 
 import pointsman as pm
 from pointsman.demo import example_table
+from pointsman.errors import OverlapWarning
 from pointsman.gateway.app import make_app
 from pointsman.gateway.decide import RouteRequest
 from pointsman.gateway.replayed import ReplayedModels, served
@@ -36,6 +37,7 @@ N_REQUESTS = 20_000 if os.environ.get("SEEDS") == "all" else 3_000
 N_CLIENTS = 16
 CHANCE = 1e-6
 """Of a false alarm: requests come in an order that differs from run to run."""
+LEVEL = 0.9999
 
 
 class Observing(RouterDecider):
@@ -96,7 +98,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
                     "breaker": {"failures": 5, "cooldown_s": 0.1},
                 }
             },
-            router={"path": folder / "router", "trade_off": {"quality_per_usd": 3}},
+            router={"path": folder / "router", "trade_off": {"quality_per_usd": 3}, "deadline_ms": 5000},
             exploration={"floor": 0.2, "strength": 1.0},
             budget={"usd_per_request": 4e-3},
             session={"switching_cost_usd": 1e-3},
@@ -215,9 +217,12 @@ def test_the_log_tells_what_another_policy_is_worth(traffic: Traffic):
     assert log.n_rounds > N_REQUESTS / 5
     places = np.array([row[prompt] for prompt in log.prompt])
     for name in names:
-        evaluation = pm.evaluate(
-            f"always {name}", log, against=(), quality_per_usd=[0.0, 10.0], estimators=("ips", "dr"), level=1 - CHANCE
-        )
+        with warnings.catch_warnings():
+            # That a model was seldom chosen is said, and makes the intervals wide; they must hold all the same.
+            warnings.simplefilter("ignore", OverlapWarning)
+            evaluation = pm.evaluate(
+                f"always {name}", log, against=(), quality_per_usd=[0.0, 10.0], estimators=("ips", "dr"), level=LEVEL
+            )
         column = table.arms.index(name)
         for rate in (0.0, 10.0):
             truth = (table.quality[places, column] - rate * table.cost_usd[places, column]).mean()
