@@ -27,6 +27,7 @@ from pointsman.trade_off import TradeOff
 from pointsman.versions import Registry
 registry, router, name, n = Registry(sys.argv[1]), load_router(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 print("ready", flush=True)
+sys.stdin.readline()
 for i in range(n):
     version = registry.add(dataclasses.replace(router, default_trade_off=TradeOff(float(i % 5))), why=name)
     registry.keep_learned(version, router)
@@ -130,7 +131,8 @@ def test_a_version_without_a_role_is_removed(registry, routers):
     assert registry.remove(b[:6]) == b
     assert list(registry.roles().versions) == [a]
     assert not [*registry.folder.glob(f"*/{b}")]
-    (registry.folder / VERSIONS / b).mkdir()  # as a killed writer may leave it
+    (registry.folder / VERSIONS / b).mkdir()
+    (registry.folder / VERSIONS / b / "manifest.json").write_text("{}")  # half of it, as a killed writer may leave it
     assert registry.add(routers[1]) == b
     assert registry.load(b).facts == routers[1].facts
 
@@ -162,9 +164,10 @@ def test_an_unknown_version_is_named(registry, routers):
 
 
 def start_writer(registry, router, name, n):
-    """A process that writes, once it has begun."""
+    """A process that is ready to write, once it is told."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(registry.folder), str(router), name, str(n)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -177,6 +180,9 @@ def test_writers_wait_for_each_other(registry, routers, tmp_path):
     """Two processes that write at once lose nothing of either, and readers see a whole registry throughout."""
     pm.save_router(routers[0], tmp_path / "router")
     writers = [start_writer(registry, tmp_path / "router", name, 12) for name in ("one", "two")]
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
     while any(writer.poll() is None for writer in writers):
         roles = registry.roles()
         if roles.current is not None:
@@ -195,6 +201,8 @@ def test_kill_9_leaves_a_whole_registry(registry, routers, tmp_path):
     registry.add(routers[1])
     for life in range(6):
         process = start_writer(registry, tmp_path / "router", f"life {life}", 10_000)
+        process.stdin.write("go\n")
+        process.stdin.flush()
         time.sleep(0.02 + 0.013 * life)
         process.send_signal(signal.SIGKILL)
         process.communicate()

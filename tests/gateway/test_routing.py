@@ -253,6 +253,11 @@ def test_a_price_of_the_settings_is_todays(make, routers, prompts):
         assert costs[1] == pytest.approx(costs[0] * [1, 1, 10])
         probabilities = [decider.decide(request).probabilities["dear"] for decider in (before, after)]
         assert probabilities[1] < 0.5 < probabilities[0]
+    # What has learned at these prices is kept with them, and they count once.
+    after.registry.keep_learned(after.version, after._routers.deciding.router)
+    again = RouterDecider(after.registry, after.settings)
+    ready = again._routers.deciding
+    assert ready.expected(again.decide(request).context, MODELS)[1] == pytest.approx(costs[1])
 
 
 def test_what_the_registry_says_is_taken_over(make, routers, prompts):
