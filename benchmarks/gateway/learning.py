@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--logged", type=int, default=100, metavar="N", help="rounds of the log that the router is fitted on [100]")
     add("--requests", type=int, default=1400, metavar="N", help="requests through the gateway [1400]")
     add("--seeds", type=int, default=3, metavar="N", help="runs, each with other prompts [3]")
+    add("--quality-per-usd", type=float, metavar="L", help="the trade-off; where choosing gains most if not given")
     add("--out", type=Path, default=RESULTS, metavar="FILE", help="the report")
     args = parser.parse_args(argv)
     table = _without_repeats(read_table(table_specs([args.table])[0], folder=args.data))
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "`python -m benchmarks.gateway.learning` repeats this.",
         "",
     ]
-    runs = [_run(table, n_logged=args.logged, n_requests=args.requests, seed=seed) for seed in range(args.seeds)]
+    asked = {"n_logged": args.logged, "n_requests": args.requests, "quality_per_usd": args.quality_per_usd}
+    runs = [_run(table, **asked, seed=seed) for seed in range(args.seeds)]
     header = [
         "seed",
         *(f"{row.n_feedback:,} answers" for row in runs[0].rows),
@@ -71,7 +73,9 @@ def _without_repeats(table: FullFeedback) -> FullFeedback:
     return table.take(np.sort(np.array(list(first.values()))))
 
 
-def _run(table: FullFeedback, *, n_logged: int, n_requests: int, seed: int) -> GatewayDemo:
+def _run(
+    table: FullFeedback, *, n_logged: int, n_requests: int, quality_per_usd: float | None, seed: int
+) -> GatewayDemo:
     simulated = simulate(table, logger="confounded", share=0.3, seed=seed)
     some = np.random.default_rng(seed).permutation(simulated.log.n_rounds)[:n_logged]
     with tempfile.TemporaryDirectory() as folder:
@@ -79,6 +83,7 @@ def _run(table: FullFeedback, *, n_logged: int, n_requests: int, seed: int) -> G
             simulated.log.take(np.sort(some)),
             table.take(simulated.rest_index),
             folder=Path(folder),
+            quality_per_usd=quality_per_usd,
             n_requests=n_requests,
             n_rows=5,
             seed=seed,
