@@ -43,6 +43,10 @@ COST_NOISE = 0.5
 """Variance of a relative cost about its expectation."""
 LEAST_RELATIVE_COST = 0.02
 """No call is expected to cost less than this share of an arm's usual cost."""
+LOG_ALARM, LEAST_AGAINST = 3.5, 5
+"""Standard errors by which an arm's answers contradict a log, and how many there must be."""
+KEPT_OF_LOG = 0.1
+"""Share of all certainty that is kept then: forgetting more was slower, for most of what the log said still holds."""
 FORGET_EVERY = 64
 """Outcomes after which geometric forgetting is made up for, all at once."""
 SLACK = 0.5
@@ -80,6 +84,32 @@ class Seen(NamedTuple):
     quality: float
     cost_usd: float
     weight: float
+
+
+@dataclass(frozen=True)
+class _Log:
+    """What a log had said, held against the answers since.
+
+    Attributes:
+        mean: Posterior mean of the coefficients then.
+        variance: (n_arms,) of each arm's mean then.
+        against: (n_arms, 2) sum of the answers less what the log expected, and how many.
+    """
+
+    mean: Vector
+    variance: Vector
+    against: NDArray[np.float64]
+
+    def is_contradicted(self, row: Row, arm: int, quality: float, *, noise: float) -> bool:
+        """Count an answer; return whether the arm's answers together contradict the log."""
+        if arm >= self.variance.size:
+            return False
+        expected = sum(float(values @ self.mean[place]) for place, values in row)
+        self.against[arm] += quality - expected, 1.0
+        total, count = self.against[arm]
+        return bool(
+            count >= LEAST_AGAINST and abs(total) > LOG_ALARM * math.sqrt(count * noise + count**2 * self.variance[arm])
+        )
 
 
 class PooledThompson(OnlinePolicy):
@@ -177,6 +207,7 @@ class PooledThompson(OnlinePolicy):
         self.reconsider_at = float(LEARN_AT[0] if self.components.is_settled else RECONSIDER * LEARN_AT[-1])
         self._priors: dict[int, ArmPrior] = {}
         self._seen: list[Seen] = []
+        self._log: _Log | None = None
         self._start()
 
     def probabilities(self, context: Vector, trade_off: TradeOff, eligible: NDArray[np.bool_]) -> Vector:
@@ -313,6 +344,23 @@ class PooledThompson(OnlinePolicy):
         self._seen = [each._replace(weight=each.weight * kept) for each in self._seen]
         self.n_since = 0
 
+    def doubt_log(self, context: NDArray[np.float64]) -> None:
+        """Watch from now on whether answers contradict what is expected now, which a log said of a world gone by.
+
+        A log may be so sure that an arm is bad that nothing ever finds it good. So each arm's answers are held against
+        the log's own predictions, kept as they are now,
+
+            z_t = sum_i (y_i - phi_i . m) / sqrt(n s + n^2 v_t),
+
+        v_t the variance of the log's mean of the arm, over `context`; beyond 3.5 all but a tenth is forgotten.
+
+        Args:
+            context: (n, n_features) prompts like those of the log; the log is in the posterior already.
+        """
+        self._expected(self.components(context).mean(axis=0))
+        variance = np.einsum("ij,jk,ik->i", self._design, self.quality.covariance, self._design)
+        self._log = _Log(self.quality.mean.copy(), variance, np.zeros((self.n_arms, 2)))
+
     def recentre(self, context: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
         """Expect these qualities of every arm for these prompts, as surely as before.
 
@@ -355,6 +403,9 @@ class PooledThompson(OnlinePolicy):
         self.misfit += residual**2
         if math.isfinite(self.alarm):
             self._watch(arm, residual)
+        if self._log is not None and self._log.is_contradicted(row, arm, quality, noise=self.quality.noise):
+            self._log = None
+            self.forget(KEPT_OF_LOG)
         if math.isfinite(self.memory):
             self.n_since += 1
             if self.n_since >= FORGET_EVERY:
@@ -576,6 +627,8 @@ class PooledThompson(OnlinePolicy):
             "seen_context": np.array([each.context for each in self._seen]).reshape(-1, self.n_features),
             "seen_outcome": np.array([each[1:] for each in self._seen], dtype=np.float64).reshape(-1, 4),
         }
+        if self._log is not None:
+            arrays |= {f"log.{name}": getattr(self._log, name) for name in ("mean", "variance", "against")}
         for name, part in (("components", self.components), ("quality", self.quality), ("cost", self.cost)):
             arrays |= prefixed(f"{name}.", part.state())
         return values, arrays
@@ -597,6 +650,8 @@ class PooledThompson(OnlinePolicy):
         policy.cost = LinearPosterior.from_state(under("cost.", arrays))
         policy.unit_usd, policy.cost_factor = arrays["unit_usd"].copy(), arrays["cost_factor"].copy()
         policy.drift = arrays["drift"].copy()
+        if log := under("log.", arrays):
+            policy._log = _Log(log["mean"], log["variance"], log["against"].copy())
         policy._seen = [
             Seen(context, int(arm), float(quality), float(cost_usd), float(weight))
             for context, (arm, quality, cost_usd, weight) in zip(

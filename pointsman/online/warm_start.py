@@ -32,7 +32,7 @@ def warm_start(
     variances that evidence chooses on them. What it expects comes from the policy, where that predicts outcomes: its
     mean is the projection of the policy's predictions, for every prompt of the log and every arm, on the bandit's own
     features. So what arms share, and what was corrected for, is taken over, and answers that disagree move it as fast
-    as `trust` allows.
+    as `trust` allows. Answers that contradict the log outright have it forgotten (`PooledThompson.doubt_log`).
 
     Args:
         bandit: Has learned nothing yet; its components become those of the log.
@@ -59,4 +59,5 @@ def warm_start(
     predicted = None if policy is None else policy.predict(context[::step])
     if predicted is not None:
         bandit.recentre(rows[::step], predicted[0])
+    bandit.doubt_log(rows)
     return bandit

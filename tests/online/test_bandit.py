@@ -346,3 +346,45 @@ def test_a_free_arm_is_known_to_be_free(rng):
     assert policy.probabilities(World(1).prompt(), TradeOff(math.inf), ALL)[1] > 0.97
     policy.update(World(1).prompt(), 1, cost_usd=0.3)
     assert policy.expected(World(1).prompt())[1][1] == pytest.approx(0.3)
+
+
+def logged(seed, n_rounds=600):
+    """A log of a world in which arm 0 is best, logged uniformly: contexts, arms, qualities."""
+    world, rng = World(seed), np.random.default_rng(seed)
+    x = np.array([world.prompt() for _ in range(n_rounds)])
+    arm = rng.integers(N_ARMS, size=n_rounds)
+    return x, arm, (rng.random(n_rounds) < np.array([0.9, 0.6, 0.3])[arm]).astype(float)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_log_of_a_world_gone_by_is_forgotten(swapped, seed):
+    """After the best and the worst arm changed places, 250 answers are enough to drop log and arm; else both are kept.
+
+    Arm 0 falls from 0.9 to 0.3, some ten standard errors after 30 answers. Unchanged, it stays within four at each of
+    300 looks in all but a few of a thousand streams.
+    """
+    x, arm, quality = logged(seed)
+    policy = bandit()
+    policy.learn_rounds(x, arm, quality=quality, cost_usd=np.full(len(x), np.nan), weight=np.ones(len(x)))
+    policy.doubt_log(x[:100])
+    world, rng = World(seed + 1_000), np.random.default_rng(seed + 1_000)
+    world.expected = lambda _: np.array([0.3, 0.6, 0.9] if swapped else [0.9, 0.6, 0.3])
+    run(policy, world, 250, rng=rng)
+    shares = np.mean([policy.probabilities(world.prompt(), QUALITY_ONLY, ALL) for _ in range(50)], axis=0)
+    assert (policy._log is None) == swapped
+    assert (shares[0] < 0.5) == swapped
+
+
+def test_doubt_of_a_log_survives_the_disk(rng):
+    """What was counted against the log is saved."""
+    x, arm, quality = logged(3)
+    policy = bandit()
+    policy.learn_rounds(x, arm, quality=quality, cost_usd=np.full(len(x), np.nan), weight=np.ones(len(x)))
+    policy.doubt_log(x[:100])
+    for each in x[:3]:
+        policy.update(each, 0, quality=0.0)
+    loaded = PooledThompson.from_state(*policy.state())
+    np.testing.assert_array_equal(loaded._log.against, policy._log.against)
+    for _ in range(12):
+        loaded.update(x[0], 0, quality=0.0)
+    assert loaded._log is None
