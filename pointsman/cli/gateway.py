@@ -35,7 +35,7 @@ def init(
     ),
 ) -> None:
     """Write a commented file of settings for the gateway."""
-    _check_extra()
+    check_extra()
     from pointsman.gateway.settings.template import TEMPLATE
 
     try:
@@ -55,12 +55,13 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve OpenAI's API: `model="auto"` is routed, every decision is logged, feedback is learned from."""
-    _check_extra()
-    file = _settings_file(config)
+    check_extra()
+    file = settings_file(config)
     if not check:
+        from pointsman.gateway.routing import Routing
         from pointsman.gateway.serve import serve as run
 
-        run(file.settings, file=file)
+        run(file.settings, file=file, make_decider=Routing())
         return
     from pointsman.gateway.settings.plan import plan
 
@@ -77,7 +78,7 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Make a key: it is printed once and kept nowhere; its hash goes into the settings."""
-    _check_extra()
+    check_extra()
     from pydantic import ValidationError
 
     from pointsman.gateway.keys import key_hash, make_key
@@ -95,14 +96,16 @@ def new(
     typer.echo(f"In pointsman.yaml:\n\nkeys:\n  - id: {settings.id}\n    sha256: {settings.sha256}")
 
 
-def _check_extra() -> None:
+def check_extra() -> None:
+    """Raise MissingDependencyError where the gateway's packages are not installed."""
     try:
         import pydantic_settings  # noqa: F401
     except ImportError:
         raise MissingDependencyError("the gateway needs more packages; pip install 'pointsman[gateway]'") from None
 
 
-def _settings_file(config: Path) -> SettingsFile:
+def settings_file(config: Path) -> SettingsFile:
+    """Return the settings of a file, or print each of its faults and exit."""
     from pointsman.gateway.settings import InvalidSettingsError, SettingsFile
 
     try:

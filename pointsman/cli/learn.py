@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pointsman.cli.app import UNMET, app
-from pointsman.cli.gateway import Config, _check_extra, _settings_file
+from pointsman.cli.gateway import Config, check_extra, settings_file
 from pointsman.cli.options import Json
 from pointsman.cli.show import print_json
 
@@ -25,8 +25,8 @@ def learn(
     as_json: Json = False,
 ) -> None:
     """Learn from feedback while the gateway serves, and refit on schedule; exit code 1 where a refit does not pass."""
-    _check_extra()
-    file = _settings_file(config)
+    check_extra()
+    file = settings_file(config)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if not refit:
         from pointsman.gateway.learn.worker import run_until_told

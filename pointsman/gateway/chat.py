@@ -313,6 +313,9 @@ class Exchange:
             else:
                 tokens = None if usage is None else usage.tokens_in + usage.tokens_out
                 self.reservation.settle(cost_usd=cost_usd, tokens=tokens)
+        if decided.policy != "pinned" and outcome != "error":
+            n_tokens = 0 if usage is None else usage.tokens_in + usage.tokens_out
+            self.live.observe(route, model=served, cost_usd=cost_usd, n_tokens=n_tokens)
         metrics.requests(served, decided.policy, outcome).inc()
         metrics.duration(served).observe(latency_s)
         if served != decided.model:

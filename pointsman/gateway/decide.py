@@ -124,6 +124,16 @@ class Decider(Protocol):
             InvalidParameterError: The request's trade-off or limit is no valid one.
         """
 
+    def observe(self, request: RouteRequest, *, model: str, cost_usd: float, n_tokens: int = 0) -> None:
+        """Take in what came of a request that was routed.
+
+        Args:
+            request: As it was decided.
+            model: The model that answered.
+            cost_usd: What it cost; NaN where that is not known.
+            n_tokens: Of the request and the answer.
+        """
+
 
 class FixedDecider:
     """Draws from the same probabilities whatever the prompt, renormalised over the eligible models.
@@ -175,6 +185,9 @@ class FixedDecider:
             router_version="fixed",
             reasons=lambda: [f"{eligible[arm]} was drawn with fixed probability {probabilities[arm]:.3f}."],
         )
+
+    def observe(self, request: RouteRequest, *, model: str, cost_usd: float, n_tokens: int = 0) -> None:
+        """Learn nothing."""
 
 
 def alone(model: str, *, version: str, policy: RoundPolicy) -> Decided:

@@ -174,6 +174,14 @@ class Live:
         default = serving.settings.default_model
         return alone(default if default in eligible else eligible[0], version=DEFAULT_VERSION, policy="default")
 
+    def observe(self, request: RouteRequest, *, model: str, cost_usd: float, n_tokens: int) -> None:
+        """Tell the decider what came of a request; nothing that goes wrong there concerns the client."""
+        try:
+            self.decider.observe(request, model=model, cost_usd=cost_usd, n_tokens=n_tokens)
+        except Exception as error:
+            log.error("the router could not take in an outcome: %s", type(error).__name__)
+            self.metrics.router_failures("observe").inc()
+
     def put_round(self, **columns: Any) -> None:
         """Log a round. Nothing that goes wrong here concerns the client."""
         try:

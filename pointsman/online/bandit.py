@@ -388,7 +388,7 @@ class PooledThompson(OnlinePolicy):
         u = self._shared_row(z)
         own = self._own_row(z)
         self._design[:, : u.size] = u
-        self._own[:] = own
+        self._design[self._own] = own
         quality = self._design @ self.quality.mean
         k = z[: self.n_cost]
         of_arms = self.cost.mean[self.n_cost :].reshape(self.n_arms, self.n_cost + 1)
@@ -566,11 +566,9 @@ class PooledThompson(OnlinePolicy):
         """Make the design of one prompt, a row an arm, to be filled in anew for each."""
         shared, width = self.n_shared + 1, self.n_specific + 1
         self._design = np.zeros((self.n_arms, shared + self.n_arms * width))
-        row, column = self._design.strides
-        # A view of the diagonal blocks: beside the shared columns they alone are ever filled in.
-        self._own = np.lib.stride_tricks.as_strided(
-            self._design[:, shared:], shape=(self.n_arms, width), strides=(row + width * column, column)
-        )
+        arm = np.arange(self.n_arms)[:, None]
+        # Where the diagonal blocks are: beside the shared columns they alone are ever filled in.
+        self._own = arm, shared + width * arm + np.arange(width)
 
     def _row(self, z: Vector, arm: int) -> Row:
         u = self._shared_row(z)

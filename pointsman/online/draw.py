@@ -47,6 +47,8 @@ def best_probabilities(
     # The largest draw is hardly ever below the lowest that any one arm gives, so arms that never reach it are out.
     lowest = (m + NODES[0] * s).max()
     contends = m + NODES[-1] * s > lowest
+    if not contends.any():  # the deviations vanish beside the means
+        return greatest(mean, eligible)
     arms, m, s = arms[contends], m[contends], s[contends]
     edges = (m + NODES[:, None] * s).ravel()
     edges = np.sort(edges[edges >= lowest])

@@ -407,6 +407,10 @@ class Broken:
         time.sleep(self.late_s)
         return FixedDecider({"other": 1.0}).decide(request)
 
+    def observe(self, request: RouteRequest, *, model: str, cost_usd: float, n_tokens: int = 0) -> None:
+        """Fail to learn, too."""
+        raise RuntimeError(f"cannot learn {request.prompt}, {model}, {cost_usd}, {n_tokens}")
+
 
 def test_a_router_that_fails_gives_way_to_the_default_model(make_gateway: Any):
     """Requests are answered and logged as the default's; a router that keeps failing is left alone for a while."""

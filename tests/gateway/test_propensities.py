@@ -24,7 +24,6 @@ import pointsman as pm
 from pointsman.demo import example_table
 from pointsman.errors import OverlapWarning
 from pointsman.gateway.app import make_app
-from pointsman.gateway.decide import RouteRequest
 from pointsman.gateway.replayed import ReplayedModels, served
 from pointsman.gateway.routing import RouterDecider, open_registry
 from pointsman.gateway.serve import protocol
@@ -38,24 +37,6 @@ N_CLIENTS = 16
 CHANCE = 1e-6
 """Of a false alarm: requests come in an order that differs from run to run."""
 LEVEL = 0.9999
-
-
-class Observing(RouterDecider):
-    """Writes rounds as `Writer` does, and has the decider see what they cost, in the order in which they end."""
-
-    def __init__(self, writer: Writer, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
-        self.writer = writer
-
-    def put_round(self, round_: Round) -> bool:
-        """Take a round."""
-        request = RouteRequest(prompt=round_.prompt or "", session_id=round_.session_id)
-        self.observe(request, model=round_.served_model or round_.model, cost_usd=round_.cost_usd, n_tokens=100)
-        return self.writer.put_round(round_)
-
-    async def put_feedback(self, feedback: Any) -> Any:
-        """Take feedback."""
-        return await self.writer.put_feedback(feedback)
 
 
 @dataclass
@@ -106,8 +87,8 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
         )
         store = stack.enter_context(SqliteStore.open(folder / "rounds.sqlite"))
         writer = stack.enter_context(contextlib.closing(Writer(store)))
-        decider = Observing(writer, open_registry(settings), settings, seed=0)
-        app = make_app(settings, decider, decider)
+        decider = RouterDecider(open_registry(settings), settings, seed=0)
+        app = make_app(settings, decider, writer)
         url = stack.enter_context(served(app, http=protocol(settings)))
         outage_at = asyncio.run(_send(url, models))
         with store.snapshot() as snapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -388,3 +389,18 @@ def test_doubt_of_a_log_survives_the_disk(rng):
     for _ in range(12):
         loaded.update(x[0], 0, quality=0.0)
     assert loaded._log is None
+
+
+def test_a_copy_decides_alike_and_learns_alone(rng):
+    """A deep copy gives the same probabilities for new prompts; what it learns is its own."""
+    policy = bandit()
+    run(policy, World(3), 300, rng=rng)
+    other, world = copy.deepcopy(policy), World(4)
+    for _ in range(5):
+        x = world.prompt()
+        np.testing.assert_array_equal(
+            other.probabilities(x, QUALITY_ONLY, ALL), policy.probabilities(x, QUALITY_ONLY, ALL)
+        )
+    before = policy.quality.mean.copy()
+    run(other, world, 20, rng=rng)
+    np.testing.assert_array_equal(policy.quality.mean, before)

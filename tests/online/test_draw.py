@@ -103,3 +103,10 @@ def test_contrasts_fit_the_differences_best(rng):
 def test_the_greatest_is_eligible():
     """Probability one for the greatest of those that may be chosen, the first of equals."""
     assert greatest(np.array([1.0, 3.0, 2.0, 2.0]), np.array([True, False, True, True])).tolist() == [0, 0, 1, 0]
+
+
+def test_deviations_that_vanish_beside_the_means_leave_the_best():
+    """Where no float tells the draws apart, the best arm, or the first of equals, is certain."""
+    for mean in ([0.9, 0.9], [0.2, 0.9]):
+        found = best_probabilities(np.array(mean), np.full(2, 1e-18), np.ones(2, dtype=bool))
+        assert found.tolist() == [float(t == int(np.argmax(mean))) for t in range(2)]
