@@ -21,7 +21,10 @@ from pointsman.cli import app
 from pointsman.logs import LoggedRounds, read_full_feedback, read_log, write_full_feedback, write_log
 from tests.tables import small_logs, small_table
 
-COMMANDS = ("simulate", "fit", "evaluate", "fuse", "score", "power", "route", "demo", "bench", "doctor")
+COMMANDS = (
+    *("simulate", "fit", "evaluate", "fuse", "score", "power", "route", "replay"),
+    *("init", "serve", "learn", "demo", "bench", "doctor"),
+)
 
 
 def run(*arguments: object) -> Result:

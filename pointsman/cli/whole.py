@@ -12,10 +12,14 @@ from pointsman._version import __version__
 from pointsman.cli.app import UNMET, app
 from pointsman.cli.options import CostColumn, Json, Models, QualityColumn, Seed, Where, read_table_file
 from pointsman.cli.show import grid, interval, make_console, number, per_thousand, print_json
-from pointsman.errors import MissingDependencyError, PointsmanError
+from pointsman.errors import InvalidParameterError, MissingDependencyError, PointsmanError
 
 if TYPE_CHECKING:
+    from pointsman.gateway.demo import GatewayDemo
     from pointsman.types import State
+
+GATEWAY_ROUNDS = 30
+"""Logged rounds that the router behind the demo's gateway begins with: few, so that there is something to learn."""
 
 
 @app.command(epilog="Example: pointsman demo --out demo")
@@ -48,8 +52,9 @@ def demo(
         seed=seed,
         progress=None if as_json else lambda step: stderr.print(f"{step} ...", style="dim"),
     )
+    behind_gateway = _gateway_demo(out, seed=seed, quiet=as_json)
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), "gateway": None if behind_gateway is None else behind_gateway.to_dict()})
         return
     console = make_console()
     rows: list[list[str]] = []
@@ -73,9 +78,57 @@ def demo(
     )
     for finding in report.findings:
         console.print(f"* {finding}", markup=False)
+    if behind_gateway is not None:
+        gained = [
+            [
+                str(row.n_feedback),
+                f"{100 * row.gain:+.1f}",
+                *("" if each != each else f"{100 * each:.1f}" for each in (row.earned, row.earned_fixed)),
+            ]
+            for row in behind_gateway.rows
+        ]
+        console.print(
+            grid("feedback", "points over the best fixed model", "earned", "earned by the best fixed", rows=gained)
+        )
+        for finding in behind_gateway.findings:
+            console.print(f"* {finding}", markup=False)
     for note in report.warnings:
         stderr.print(f"note: {note}", style="yellow", markup=False)
     console.print(f"written: {', '.join(str(path) for path in report.files)}", style="dim")
+
+
+def _gateway_demo(out: Path, *, seed: int, quiet: bool) -> GatewayDemo | None:
+    """Serve a router of a short log before the table's models, with feedback; None without the packages, or costs."""
+    from importlib.util import find_spec
+
+    import numpy as np
+
+    from pointsman.logs import read_full_feedback, read_log
+
+    stderr = make_console(stderr=True)
+    unseen = read_full_feedback(out / "truth.parquet")
+    if any(find_spec(name) is None for name in ("starlette", "uvicorn", "aiohttp", "pydantic_settings", "openai")):
+        if not quiet:
+            stderr.print("the gateway is left out; it needs: pip install 'pointsman[demo]'", style="yellow")
+        return None
+    if unseen.cost_usd is None:
+        return None
+    from pointsman.gateway.demo import run_gateway_demo, telling_trade_off
+
+    log = read_log(out / "log.parquet")
+    try:
+        telling_trade_off(unseen)
+    except InvalidParameterError:
+        return None  # no dearer model is better: there is nothing to show
+    few = np.sort(np.random.default_rng(seed).permutation(log.n_rounds)[:GATEWAY_ROUNDS])
+    return run_gateway_demo(
+        log.take(few),
+        unseen,
+        folder=out,
+        n_requests=min(600, len(unseen) // 2),
+        seed=seed,
+        progress=None if quiet else lambda step: stderr.print(f"{step} ...", style="dim"),
+    )
 
 
 @app.command(
