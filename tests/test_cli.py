@@ -355,7 +355,7 @@ def test_the_demo_prints_its_table_and_findings(folder, tmp_path):
     for word in ("logging", "oracle", "direct", "utility", "cost_quality.png"):
         assert word in result.stdout
     state = json.loads(run(*options, "--json").stdout)
-    assert set(state) == {"rows", "findings", "files", "warnings"}
+    assert set(state) == {"rows", "findings", "files", "warnings", "gateway"}
 
 
 def test_doctor_says_what_is_there():
