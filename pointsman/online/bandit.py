@@ -225,20 +225,22 @@ class PooledThompson(OnlinePolicy):
         self, context: Vector, trade_off: TradeOff, eligible: NDArray[np.bool_] | None = None
     ) -> tuple[Vector, Vector]:
         """Return the posterior mean of every arm's utility, and the deviation by which eligible arms are told apart."""
-        z = self.components(context)
-        quality, cost_usd = self._expected(z)
-        covariance = self._design @ self.quality.covariance @ self._design.T
+        quality, cost_usd = self._expected(self.components(context))
+        covariance = self._covariance()
         rate = trade_off.quality_per_usd
-        known = np.isfinite(cost_usd)
-        if rate > 0 and known.any():
-            # An arm whose cost is not known at all is taken to cost what the others do, more or less.
-            typical = float(cost_usd[known].mean())
-            cost_usd = np.where(known, cost_usd, typical)
-            doubt = np.where(known, 0.0, COST_VARIANCE * typical**2)
+        if rate > 0:
+            known = np.isfinite(cost_usd)
+            doubt = None
+            if not known.all():
+                # An arm whose cost is not known at all is taken to cost what the others do, more or less.
+                typical = float(cost_usd[known].mean()) if known.any() else 0.0
+                cost_usd = np.where(known, cost_usd, typical)
+                doubt = np.where(known, 0.0, COST_VARIANCE * typical**2)
             if math.isinf(rate):
-                return -cost_usd, np.sqrt(doubt)
+                return -cost_usd, np.zeros(self.n_arms) if doubt is None else np.sqrt(doubt)
             quality = quality - rate * cost_usd
-            covariance[np.diag_indices(self.n_arms)] += rate**2 * doubt
+            if doubt is not None:
+                covariance[np.diag_indices(self.n_arms)] += rate**2 * doubt
         return quality, np.sqrt(contrast_variances(covariance, eligible))
 
     def expected(self, context: Vector) -> tuple[Vector, Vector]:
@@ -395,6 +397,16 @@ class PooledThompson(OnlinePolicy):
         relative = float(k @ self.cost.mean[: self.n_cost]) + of_arms @ np.concatenate([ONE, k])
         return quality, self.unit_usd * self.cost_factor * np.maximum(1 + relative, LEAST_RELATIVE_COST)
 
+    def _covariance(self) -> NDArray[np.float64]:
+        """Return the posterior covariance of the arms' qualities for the prompt whose design was filled in last."""
+        # Symmetric and column by column, so that its transpose is row by row: blocks of rows are views.
+        posterior = self.quality.covariance.T
+        shared, width = self.n_shared + 1, self.n_specific + 1
+        of_arms = posterior[shared:].reshape(self.n_arms, width, -1)
+        row = self._design[0]
+        products = np.matmul(row[shared : shared + width], of_arms) + row[:shared] @ posterior[:shared]
+        return np.asarray(products @ self._design.T)
+
     def _learn_quality(self, row: Row, arm: int, quality: float, weight: float) -> None:
         expected, variance = self.quality.update(row, quality, weight=weight)
         residual = (quality - expected) / math.sqrt(variance + self.quality.noise / weight)
@@ -422,7 +434,7 @@ class PooledThompson(OnlinePolicy):
 
     def _watch(self, arm: int, residual: float) -> None:
         """Follow an arm's standardised residuals both ways; forget its own part where they have drifted."""
-        up, down, count, squares = self.drift[arm]
+        up, down, count, squares = self.drift[arm].tolist()
         # One noise is taken for all arms; what is drift is told beside the arm's own.
         usual = math.sqrt(max(1.0, (USUAL + squares) / (USUAL + count)))
         residual = max(-LARGEST_RESIDUAL, min(residual, LARGEST_RESIDUAL))

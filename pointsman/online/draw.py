@@ -88,17 +88,18 @@ def contrast_variances(
     Returns:
         (n_arms,) variances, zero where not eligible.
     """
-    arms = np.arange(len(covariance)) if eligible is None else np.flatnonzero(eligible)
-    some = covariance[np.ix_(arms, arms)] if arms.size < len(covariance) else covariance
-    own = np.diag(some)
+    if eligible is not None and not eligible.all():
+        variances = np.zeros(len(covariance))
+        variances[eligible] = contrast_variances(covariance[np.ix_(eligible, eligible)])
+        return variances
+    n_arms, own = len(covariance), covariance.diagonal()
     # Row sums of D, and their sum.
-    rows = arms.size * own + own.sum() - 2 * some.sum(axis=1)
-    variances = np.zeros(len(covariance))
-    if arms.size > 2:
-        variances[arms] = (rows - rows.sum() / (2 * (arms.size - 1))) / (arms.size - 2)
-    elif arms.size == 2:
-        variances[arms] = rows / 2
-    return np.maximum(variances, 0.0)
+    rows = n_arms * own + own.sum() - 2 * covariance.sum(axis=1)
+    if n_arms > 2:
+        rows = (rows - rows.sum() / (2 * (n_arms - 1))) / (n_arms - 2)
+    elif n_arms == 2:
+        rows = rows / 2
+    return np.maximum(rows, 0.0)
 
 
 def explored(
