@@ -99,7 +99,7 @@ def contrast_variances(
         rows = (rows - rows.sum() / (2 * (n_arms - 1))) / (n_arms - 2)
     elif n_arms == 2:
         rows = rows / 2
-    return np.maximum(rows, 0.0)
+    return np.asarray(np.maximum(rows, 0.0))
 
 
 def explored(
