@@ -37,8 +37,8 @@ TABLE, WEAK = "routerbench", "claude-instant-v1"
 PROMISED_AT = 100
 N_JUDGED = 1_000
 """Prompts with the judge's label only; as many more are the pool that gold labels are drawn from, the rest held out."""
-N_DRAWS = {50: 10, 100: 30, 500: 10, 1_000: 10}
-N_MILD_DRAWS = 10
+N_DRAWS = {50: 30, 100: 100, 500: 30, 1_000: 30}
+N_MILD_DRAWS = 20
 N_COMPONENTS = 50
 SHIFT = {"strong": -0.15, "weak": 0.05}
 Z = 1.959964

@@ -45,6 +45,9 @@ class Metrics:
         self.router_failures = self._counter("router_failures", "Decisions left to the default model", ("reason",))
         self.rounds_lost = self._counter("rounds_not_logged", "Rounds that the store did not take", ())
         self.feedback = self._counter("feedback", "Feedback received", ("status",))
+        # Sums, so that the effective sample size of any window is a quotient of rates, (sum 1/p)^2 / sum 1/p^2.
+        self.inverse_propensity = self._counter("inverse_propensity", "Sum of 1 / propensity of the choices", ())
+        self.inverse_propensity_squares = self._counter("inverse_propensity_squares", "Sum of their squares", ())
         self.in_flight = 0
         self.least_propensity = math.inf
         self.gauge("requests_in_flight", "Requests being answered", lambda: self.in_flight)
@@ -81,6 +84,8 @@ class Metrics:
     def chose(self, model: str, propensity: float) -> None:
         """Count a router's choice."""
         self.choices(model).inc()
+        self.inverse_propensity().inc(1 / propensity)
+        self.inverse_propensity_squares().inc(1 / propensity**2)
         self.least_propensity = min(self.least_propensity, propensity)
 
     def exposition(self) -> bytes:

@@ -147,6 +147,8 @@ def test_counts_what_happens(gateway: Gateway):
     assert samples['pointsman_refusals_total{status="400"}'] == 1
     assert samples["pointsman_overhead_seconds_count"] == 3
     assert samples["pointsman_propensity_min"] == 0.5
+    assert samples["pointsman_inverse_propensity_total"] == 3 / 0.5
+    assert samples["pointsman_inverse_propensity_squares_total"] == 3 / 0.5**2
     assert samples["pointsman_requests_in_flight"] == 0
     assert samples['pointsman_model_available{model="good"}'] == 1
 
