@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_COUNT = struct.Struct("<Q")
+_N_BYTES = 8
 _SUFFIX = ".tally"
 
 
@@ -23,7 +23,10 @@ class Tally:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
         self._file = file
-        self._memory = mmap.mmap(file.fileno(), _COUNT.size)
+        self._memory = mmap.mmap(file.fileno(), _N_BYTES)
+        # One machine word, stored in one instruction: `struct` clears the bytes and then sets them one by one, and a
+        # process killed in between left a zero, or half a number.
+        self._count = memoryview(self._memory).cast("Q")
 
     @classmethod
     def make(cls, folder: Path, writer_id: str) -> Tally:
@@ -39,7 +42,7 @@ class Tally:
         file = hidden.open("x+b", buffering=0)
         try:
             _lock(file)
-            file.write(_COUNT.pack(0))
+            file.write(bytes(_N_BYTES))
             hidden.rename(path)
             return cls(path, file)
         except BaseException:
@@ -49,12 +52,13 @@ class Tally:
 
     def set(self, count: int) -> None:
         """Note the number of rounds given so far."""
-        _COUNT.pack_into(self._memory, 0, count)
+        self._count[0] = count
 
     def close(self, *, is_settled: bool) -> None:
         """Let the file go; it stays for the next writer to count where not all is settled."""
         if is_settled:
             self._path.unlink(missing_ok=True)
+        self._count.release()
         self._memory.close()
         self._file.close()
 
@@ -74,9 +78,9 @@ def dead_tallies(folder: Path) -> Iterator[dict[str, int]]:
                 held.append((path, file))
                 with suppress(BlockingIOError):
                     _lock(file)
-                    content = file.read(_COUNT.size)
-                    if path.exists() and len(content) == _COUNT.size:
-                        counts[path.stem] = _COUNT.unpack(content)[0]
+                    content = file.read(_N_BYTES)
+                    if path.exists() and len(content) == _N_BYTES:
+                        counts[path.stem] = int.from_bytes(content, sys.byteorder)
         yield counts
         for name in counts:
             (folder / f"{name}{_SUFFIX}").unlink(missing_ok=True)

@@ -52,6 +52,32 @@ asyncio.run(main())
 """
 
 
+# Sets a tally over and over until it is killed; says what it stands at then, 100 times.
+KILLED_WHILE_SETTING = """
+import os, signal, sys, time
+from pathlib import Path
+from pointsman.logs.store.tally import Tally, dead_tallies
+
+folder, count = Path(sys.argv[1]), 0x0102030405060708
+for _ in range(100):
+    child = os.fork()
+    if child == 0:
+        tally = Tally.make(folder, "one")
+        tally.set(count)
+        (folder / "set").touch()
+        while True:
+            tally.set(count)
+    while not (folder / "set").exists():
+        time.sleep(0.0005)
+    time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    (folder / "set").unlink()
+    with dead_tallies(folder) as counts:
+        print(counts["one"] == count)
+"""
+
+
 def killed_under_load(url: str, folder: Path, name: str, *, after: int) -> tuple[int, set[str]]:
     """Return how many rounds a process had put, and what it had acknowledged, when it was killed at full load."""
     process = subprocess.Popen(  # noqa: S603 - this interpreter
@@ -110,6 +136,13 @@ def test_a_killed_process_loses_nothing_acknowledged(kind, tmp_path, request):
         assert store.n_lost() <= n_killed * 1000
         writer.close()
         assert list(folder.iterdir()) == []
+
+
+def test_a_tally_is_never_half_set(tmp_path):
+    """Whenever its process is killed it stands at a number that was set; set byte by byte, a quarter did not."""
+    command = [sys.executable, "-c", KILLED_WHILE_SETTING, str(tmp_path)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - this interpreter
+    assert found.split() == ["True"] * 100
 
 
 def test_feedback_is_durable_when_it_is_acknowledged(store):
