@@ -103,6 +103,14 @@ def test_the_same_seed_gives_the_same_report(ran, tmp_path):
     assert again.findings == ran[0].findings
 
 
+@pytest.fixture
+def not_imported(monkeypatch):
+    """No test before has imported the package that the example ships in."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "pareto_bandit"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.usefixtures("not_imported")
 def test_the_example_is_real_and_complete():
     """3,609 prompts of three models, with costs, judged by a model; the package itself is not imported."""
     if importlib.util.find_spec("pareto_bandit") is None:
@@ -114,6 +122,7 @@ def test_the_example_is_real_and_complete():
     assert "pareto_bandit" not in sys.modules
 
 
+@pytest.mark.usefixtures("not_imported")
 def test_a_missing_package_names_the_extra(monkeypatch):
     """Without the package the demo says what to install."""
     monkeypatch.setattr(sys, "path", [])

@@ -22,7 +22,7 @@ from scipy import stats
 
 import pointsman as pm
 from pointsman.demo import example_table
-from pointsman.errors import OverlapWarning
+from pointsman.errors import OverlapWarning, SmallSampleWarning
 from pointsman.gateway.app import make_app
 from pointsman.gateway.replayed import ReplayedModels, served
 from pointsman.gateway.routing import RouterDecider, open_registry
@@ -201,6 +201,7 @@ def test_the_log_tells_what_another_policy_is_worth(traffic: Traffic):
         with warnings.catch_warnings():
             # That a model was seldom chosen is said, and makes the intervals wide; they must hold all the same.
             warnings.simplefilter("ignore", OverlapWarning)
+            warnings.simplefilter("ignore", SmallSampleWarning)
             evaluation = pm.evaluate(
                 f"always {name}", log, against=(), quality_per_usd=[0.0, 10.0], estimators=("ips", "dr"), level=LEVEL
             )
