@@ -31,6 +31,8 @@ N_PROMPTS = 20_000
 N_WARM, N_TIMED = 2_200, 5_000
 """The default learns its components anew until round 2,048, which only the longest round shows."""
 N_REPLAYED = 1_000_000
+N_TURN = 100
+"""Rounds that a contestant decides and learns before it is the next one's turn."""
 TRADE_OFF = TradeOff(20.0)
 
 
@@ -130,32 +132,31 @@ def contestants(cost_usd: Vector, context: Context) -> list[Contestant]:
 
 
 def timed(
-    racing: Sequence[Contestant], table: FullFeedback, context: Context, *, n_warm: int, n_timed: int
+    racing: Sequence[Contestant], table: FullFeedback, context: Context, *, n_rounds: int, n_turn: int
 ) -> dict[str, dict[str, NDArray[np.int64]]]:
     """Return nanoseconds of every decision and update, contestant by contestant, in one run.
 
-    In every round all decide and learn in turn, each on its own choices; who goes first changes from round to round.
-    It is the thread's CPU time, in which whatever else runs on the machine does not show.
+    All decide and learn the same `n_turn` rounds in turn, each on its own choices; who goes first changes from turn to
+    turn. With turns of one round each finds its state driven from the processor's caches by the others'. It is the
+    thread's CPU time, in which whatever else runs on the machine hardly shows.
     """
     quality, cost_usd = table.quality, table.cost_usd
     assert cost_usd is not None
-    n = n_warm + n_timed
-    spent = {
-        each.name: {"decide": np.zeros(n, dtype=np.int64), "update": np.zeros(n, dtype=np.int64)} for each in racing
-    }
+    spent = {each.name: {part: np.zeros(n_rounds, dtype=np.int64) for part in ("decide", "update")} for each in racing}
     contexts = np.asarray(context, dtype=np.float64)
     clock = time.thread_time_ns
-    for i in range(n):
-        row = i % len(contexts)
+    for turn, start in enumerate(range(0, n_rounds, n_turn)):
         for place in range(len(racing)):
-            each = racing[(i + place) % len(racing)]
-            began = clock()
-            arm, token = each.decide(contexts[row])
-            decided = clock()
-            each.update(contexts[row], arm, token, float(quality[row, arm]), float(cost_usd[row, arm]))
-            learned = clock()
-            spent[each.name]["decide"][i] = decided - began
-            spent[each.name]["update"][i] = learned - decided
+            each = racing[(turn + place) % len(racing)]
+            decide, update = spent[each.name]["decide"], spent[each.name]["update"]
+            for i in range(start, min(start + n_turn, n_rounds)):
+                row = i % len(contexts)
+                began = clock()
+                arm, token = each.decide(contexts[row])
+                decided = clock()
+                each.update(contexts[row], arm, token, float(quality[row, arm]), float(cost_usd[row, arm]))
+                learned = clock()
+                decide[i], update[i] = decided - began, learned - decided
     return spent
 
 
@@ -217,14 +218,15 @@ def _measure_rounds(args: argparse.Namespace) -> dict[str, Any]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     table, context = synthetic_table(N_PROMPTS, rng=np.random.default_rng(0))
     assert table.cost_usd is not None
-    spent = timed(contestants(table.cost_usd.mean(axis=0), context), table, context, n_warm=N_WARM, n_timed=args.timed)
     found: dict[str, Any] = {}
-    for name, parts in spent.items():
-        parts["both"] = parts["decide"] + parts["update"]
-        found[name] = {
-            part: [*np.percentile(ns[N_WARM:] / 1e3, [50, 99]).tolist(), float(ns.max() / 1e3)]
-            for part, ns in parts.items()
-        }
+    for n_turn in (N_TURN, 1):
+        racing = contestants(table.cost_usd.mean(axis=0), context)
+        for name, parts in timed(racing, table, context, n_rounds=N_WARM + args.timed, n_turn=n_turn).items():
+            parts["both"] = parts["decide"] + parts["update"]
+            found.setdefault(name, {})[str(n_turn)] = {
+                part: [*np.percentile(ns[N_WARM:] / 1e3, [50, 99]).tolist(), float(ns.max() / 1e3)]
+                for part, ns in parts.items()
+            }
     return found
 
 
@@ -258,17 +260,23 @@ _MEASURES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 def _report(args: argparse.Namespace) -> str:
     found = _measured("rounds", args)
     rows = [
-        [name, *(f"{value:,.0f}" for part in ("decide", "update", "both") for value in parts[part])]
-        for name, parts in found.items()
+        [
+            name,
+            *(f"{value:,.0f}" for part in ("decide", "update", "both") for value in turns[str(N_TURN)][part]),
+            f"{turns['1']['both'][0]:,.0f}",
+        ]
+        for name, turns in found.items()
     ]
     header = [f"{part} {what}" for part in ("decide", "update", "both") for what in ("p50", "p99", "longest")]
+    header.append("both p50, caches cold")
     lines = [
         "# Speed of learning online",
         "",
         f"Microseconds of CPU time on one core ({platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, numpy {np.__version__}, one BLAS thread), {N_ARMS} arms, contexts of "
-        f"{N_FEATURES} features that are ready: no encoder. One process, one run, interleaved round by round: "
-        f"{N_WARM:,} rounds to warm up, then {args.timed:,} timed; the longest is of all rounds. The default serves "
+        f"{N_FEATURES} features that are ready: no encoder. One process, one run, in turns of {N_TURN} rounds: "
+        f"{N_WARM:,} rounds to warm up, then {args.timed:,} timed; the longest is of all rounds. The last column is of "
+        "turns of one round, in which each finds the processor's caches full of the others. The default serves "
         "any trade-off, learns cost, and returns the exact probability of its draw; the others return an argmax. Plain "
         "LinUCB learns the utility at one trade-off.",
         "",

@@ -197,6 +197,7 @@ class PooledThompson(OnlinePolicy):
         self.components = Components(n_features=n_features, n_components=n_shared) if components is None else components
         self.n_shared = self.components.n_components
         self.n_specific = min(n_specific, self.n_shared)
+        self.n_cost = min(COST_COMPONENTS, self.n_specific)
         self.unit_usd = np.full(n_arms, np.nan) if cost_usd is None else np.array(cost_usd, dtype=np.float64)
         if self.unit_usd.shape != (n_arms,) or (self.unit_usd < 0).any() or np.isinf(self.unit_usd).any():
             raise InvalidParameterError(f"cost_usd must be {n_arms} finite numbers >= 0, or NaN; got {cost_usd!r}")
@@ -225,22 +226,23 @@ class PooledThompson(OnlinePolicy):
         self, context: Vector, trade_off: TradeOff, eligible: NDArray[np.bool_] | None = None
     ) -> tuple[Vector, Vector]:
         """Return the posterior mean of every arm's utility, and the deviation by which eligible arms are told apart."""
-        quality, cost_usd = self._expected(self.components(context))
-        covariance = self._covariance()
+        features = self._features(context)
+        quality, cost_usd = self._expected(features)
         rate = trade_off.quality_per_usd
+        doubt = None
         if rate > 0:
             known = np.isfinite(cost_usd)
-            doubt = None
-            if not known.all():
+            if np.count_nonzero(known) < known.size:
                 # An arm whose cost is not known at all is taken to cost what the others do, more or less.
                 typical = float(cost_usd[known].mean()) if known.any() else 0.0
                 cost_usd = np.where(known, cost_usd, typical)
                 doubt = np.where(known, 0.0, COST_VARIANCE * typical**2)
             if math.isinf(rate):
                 return -cost_usd, np.zeros(self.n_arms) if doubt is None else np.sqrt(doubt)
-            quality = quality - rate * cost_usd
-            if doubt is not None:
-                covariance[np.diag_indices(self.n_arms)] += rate**2 * doubt
+            quality -= rate * cost_usd
+        covariance = self._covariance(features)
+        if doubt is not None:
+            covariance[np.diag_indices(self.n_arms)] += rate**2 * doubt
         return quality, np.sqrt(contrast_variances(covariance, eligible))
 
     def expected(self, context: Vector) -> tuple[Vector, Vector]:
@@ -248,7 +250,7 @@ class PooledThompson(OnlinePolicy):
 
         A cost is NaN where neither a price list nor an answer told any.
         """
-        return self._expected(self.components(context))
+        return self._expected(self._features(context))
 
     def update(
         self,
@@ -267,11 +269,11 @@ class PooledThompson(OnlinePolicy):
         cost_usd = cost_usd / factor if factor > 0 else math.nan
         if not self.components.is_settled:
             self._remember(Seen(np.asarray(context, dtype=np.float64), arm, quality, cost_usd, weight))
-        z = self.components(context)
+        features = self._features(context)
         if not math.isnan(quality):
-            self._learn_quality(self._row(z, arm), arm, quality, weight)
+            self._learn_quality(self._row(features, arm), arm, quality, weight)
         if not math.isnan(cost_usd):
-            self._learn_cost(z, arm, cost_usd)
+            self._learn_cost(features, arm, cost_usd)
 
     def revise(self, context: Vector, arm: int, *, before: float, after: float, weight: float = 1.0) -> None:
         """Learn that a quality, which was learned as `before`, is `after`: as if that had been said at once."""
@@ -279,7 +281,7 @@ class PooledThompson(OnlinePolicy):
             if seen.arm == arm and seen.quality == before and np.array_equal(seen.context, context):
                 self._seen[i] = seen._replace(quality=after)
                 break
-        self.quality.revise(self._row(self.components(context), arm), after - before, weight=weight)
+        self.quality.revise(self._row(self._features(context), arm), after - before, weight=weight)
 
     def add_arm(self, prior: ArmPrior | None = None) -> int:
         """Take in a new arm; what is believed of it is learned as so many answers to the average prompt."""
@@ -296,7 +298,6 @@ class PooledThompson(OnlinePolicy):
         own[0] = max(own[0], Variances().arm)
         self.quality.extend(own)
         self.cost.extend(self._own_cost_variance())
-        self._make_room()
         self.n_explored *= KEPT_AT_ALARM
         self._priors[arm] = prior
         self._believe(arm, prior)
@@ -333,7 +334,7 @@ class PooledThompson(OnlinePolicy):
             raise InvalidParameterError("rounds can be learned at once only by a policy that has learned nothing yet")
         if not self.components.is_settled:
             self.components = Components.of(context, n_components=self.n_shared)
-        self._learn_anew(self.components(context), arm, quality=quality, cost_usd=cost_usd, weight=weight)
+        self._learn_anew(context, arm, quality=quality, cost_usd=cost_usd, weight=weight)
         self.n_explored = float(weight[~np.isnan(quality)].sum())
         self.reconsider_at = RECONSIDER * max(self.n_explored, LEARN_AT[-1])
 
@@ -359,8 +360,7 @@ class PooledThompson(OnlinePolicy):
         Args:
             context: (n, n_features) prompts like those of the log; the log is in the posterior already.
         """
-        self._expected(self.components(context).mean(axis=0))
-        variance = np.einsum("ij,jk,ik->i", self._design, self.quality.covariance, self._design)
+        variance = self._covariance(self._features(context).mean(axis=0)).diagonal().copy()
         self._log = _Log(self.quality.mean.copy(), variance, np.zeros((self.n_arms, 2)))
 
     def recentre(self, context: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
@@ -372,9 +372,8 @@ class PooledThompson(OnlinePolicy):
             context: (n, n_features).
             expected: (n, n_arms) qualities.
         """
-        u = np.column_stack([np.ones(len(context)), self.components(context) * self._shared_scale])
-        own = u[:, : self.n_specific + 1].copy()
-        own[:, 1:] = self.components(context)[:, : self.n_specific] * self._own_scale
+        features = self._features(context)
+        u, own = features[:, self._of_shared], features[:, self._of_own]
         projection = self._prior()
         rows = np.zeros((len(context), projection.mean.size))
         rows[:, : u.shape[1]] = u
@@ -386,26 +385,28 @@ class PooledThompson(OnlinePolicy):
             rows[:, start:stop] = 0.0
         self.quality.recentre(projection.mean)
 
-    def _expected(self, z: Vector) -> tuple[Vector, Vector]:
-        u = self._shared_row(z)
-        own = self._own_row(z)
-        self._design[:, : u.size] = u
-        self._design[self._own] = own
-        quality = self._design @ self.quality.mean
-        k = z[: self.n_cost]
-        of_arms = self.cost.mean[self.n_cost :].reshape(self.n_arms, self.n_cost + 1)
-        relative = float(k @ self.cost.mean[: self.n_cost]) + of_arms @ np.concatenate([ONE, k])
-        return quality, self.unit_usd * self.cost_factor * np.maximum(1 + relative, LEAST_RELATIVE_COST)
+    def _features(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return [1, u | 1, v | 1, z] of one context, or of many."""
+        return np.asarray(context.dot(self._map) + self._offset)
 
-    def _covariance(self) -> NDArray[np.float64]:
-        """Return the posterior covariance of the arms' qualities for the prompt whose design was filled in last."""
+    def _expected(self, features: Vector) -> tuple[Vector, Vector]:
+        shared, n_shared = self.quality.mean, self.n_shared + 1
+        own = shared[n_shared:].reshape(self.n_arms, -1)
+        quality = own.dot(features[self._of_own]) + features[self._of_shared].dot(shared[:n_shared])
+        k, n_cost = features[self._of_cost], self.n_cost
+        of_arms = self.cost.mean[n_cost:].reshape(self.n_arms, -1)
+        relative = of_arms.dot(k) + (1 + k[1:].dot(self.cost.mean[:n_cost]))
+        return quality, self.unit_usd * self.cost_factor * np.maximum(relative, LEAST_RELATIVE_COST)
+
+    def _covariance(self, features: Vector) -> NDArray[np.float64]:
+        """Return the posterior covariance of the arms' qualities."""
+        u, own = features[self._of_shared], features[self._of_own]
         # Symmetric and column by column, so that its transpose is row by row: blocks of rows are views.
-        posterior = self.quality.covariance.T
-        shared, width = self.n_shared + 1, self.n_specific + 1
-        of_arms = posterior[shared:].reshape(self.n_arms, width, -1)
-        row = self._design[0]
-        products = np.matmul(row[shared : shared + width], of_arms) + row[:shared] @ posterior[:shared]
-        return np.asarray(products @ self._design.T)
+        posterior, shared = self.quality.covariance.T, u.size
+        of_arms = posterior[shared:].reshape(self.n_arms, own.size, -1)
+        with_all = np.matmul(own, of_arms) + u.dot(posterior[:shared])
+        with_own = with_all[:, shared:].reshape(self.n_arms, self.n_arms, own.size) @ own
+        return np.asarray(with_own + with_all[:, :shared].dot(u)[:, None])
 
     def _learn_quality(self, row: Row, arm: int, quality: float, weight: float) -> None:
         expected, variance = self.quality.update(row, quality, weight=weight)
@@ -425,12 +426,12 @@ class PooledThompson(OnlinePolicy):
         if self.components.is_settled and self.n_outcomes >= self.reconsider_at:
             self._reconsider()
 
-    def _learn_cost(self, z: Vector, arm: int, cost_usd: float) -> None:
+    def _learn_cost(self, features: Vector, arm: int, cost_usd: float) -> None:
         if not self.unit_usd[arm] > 0:
             self.unit_usd[arm] = cost_usd  # free, as far as is known, or what the first call that was not free cost
         unit = self.unit_usd[arm]
         if unit > 0:
-            self.cost.update(self._cost_row(z, arm), cost_usd / unit - 1)
+            self.cost.update(self._cost_row(features, arm), cost_usd / unit - 1)
 
     def _watch(self, arm: int, residual: float) -> None:
         """Follow an arm's standardised residuals both ways; forget its own part where they have drifted."""
@@ -457,7 +458,7 @@ class PooledThompson(OnlinePolicy):
             known = ~np.isnan(cost_usd)
             total, count = (np.bincount(arm[known], weights=w, minlength=self.n_arms) for w in (cost_usd[known], None))
             self.unit_usd = np.where(count > 0, total / np.maximum(count, 1), self.unit_usd)
-            self._learn_anew(self.components(context), arm, quality=quality, cost_usd=cost_usd, weight=weight)
+            self._learn_anew(context, arm, quality=quality, cost_usd=cost_usd, weight=weight)
             if self.components.is_settled:
                 self._seen.clear()
                 return
@@ -465,7 +466,7 @@ class PooledThompson(OnlinePolicy):
 
     def _learn_anew(
         self,
-        z: NDArray[np.float64],
+        context: NDArray[np.float64],
         arm: NDArray[np.int64],
         *,
         quality: NDArray[np.float64],
@@ -474,10 +475,11 @@ class PooledThompson(OnlinePolicy):
     ) -> None:
         """Choose the variances by evidence on these rounds, and learn all of them under these."""
         self._start()
+        features = self._features(context)
         known = np.flatnonzero(~np.isnan(quality))
         rows = np.zeros((known.size, self.quality.mean.size))
         for row, i in zip(rows, known, strict=True):
-            for place, values in self._row(z[i], int(arm[i])):
+            for place, values in self._row(features[i], int(arm[i])):
                 row[place] = values
         outcome = quality[known] - PRIOR_QUALITY
         if known.size:
@@ -487,7 +489,7 @@ class PooledThompson(OnlinePolicy):
         for t, prior in self._priors.items():
             self._believe(t, prior)
         for i in np.flatnonzero(~np.isnan(cost_usd)):
-            self._learn_cost(z[i], int(arm[i]), float(cost_usd[i]))
+            self._learn_cost(features[i], int(arm[i]), float(cost_usd[i]))
 
     def _believe(self, arm: int, prior: ArmPrior) -> None:
         """Learn what is believed of an arm as outcomes that nobody saw."""
@@ -499,7 +501,9 @@ class PooledThompson(OnlinePolicy):
                 row: Row = [(slice(start + j, start + j + 1), ONE), (slice(other + j, other + j + 1), -ONE)]
                 self.quality.update(row, 0.0, weight=prior.n_rounds * float(share[j]))
         if prior.quality is not None:
-            self.quality.update(self._row(np.zeros(self.n_shared), arm), prior.quality, weight=prior.n_rounds)
+            self.quality.update(
+                self._row(self._features(self.components.center), arm), prior.quality, weight=prior.n_rounds
+            )
 
     def _reconsider(self) -> None:
         """Choose the variances anew by evidence on all outcomes, and take the posterior to them."""
@@ -544,9 +548,7 @@ class PooledThompson(OnlinePolicy):
 
     def _start(self) -> None:
         """Know nothing but the prior."""
-        # Shared slopes are flatter in the components than an arm's own: what sets one arm apart is taken to be coarse.
-        self._shared_scale = _scale(self.components.variance, SHARED_POWER)
-        self._own_scale = _scale(self.components.variance[: self.n_specific], SPECIFIC_POWER)
+        self._map_features()
         self.quality = self._prior()
         shared = np.full(self.n_cost, COST_VARIANCE / self.n_cost)
         self.cost = LinearPosterior(
@@ -555,7 +557,20 @@ class PooledThompson(OnlinePolicy):
         self.misfit = 0.0
         self.n_outcomes = 0.0
         self.n_since = 0
-        self._make_room()
+
+    def _map_features(self) -> None:
+        """Make of the components' axes, the scales of u and v and their constants one affine map of the context."""
+        axes, variance = self.components.axes, self.components.variance
+        # Shared slopes are flatter in the components than an arm's own: what sets one arm apart is taken to be coarse.
+        shared = axes * _scale(variance, SHARED_POWER)
+        self._own_scale = _scale(variance[: self.n_specific], SPECIFIC_POWER)
+        own = axes[:, : self.n_specific] * self._own_scale
+        one = np.zeros((len(axes), 1))
+        self._map = np.hstack([one, shared, one, own, one, axes[:, : self.n_cost]])
+        self._offset = -self.components.center @ self._map
+        ends = np.cumsum([1 + self.n_shared, 1 + self.n_specific, 1 + self.n_cost]).tolist()
+        self._of_shared, self._of_own, self._of_cost = map(slice, [0, *ends], ends)
+        self._offset[[0, *ends[:2]]] = 1.0
 
     def _prior(self) -> LinearPosterior:
         # [c, u | b_1, v_1 | b_2, v_2 | ...]: what all arms share, then each arm's own, so that a row is two slices.
@@ -574,39 +589,18 @@ class PooledThompson(OnlinePolicy):
         """Return the prior variance of an arm's own coefficients of cost."""
         return np.concatenate([[COST_VARIANCE], np.full(self.n_cost, COST_VARIANCE / self.n_cost)])
 
-    def _make_room(self) -> None:
-        """Make the design of one prompt, a row an arm, to be filled in anew for each."""
-        shared, width = self.n_shared + 1, self.n_specific + 1
-        self._design = np.zeros((self.n_arms, shared + self.n_arms * width))
-        arm = np.arange(self.n_arms)[:, None]
-        # Where the diagonal blocks are: beside the shared columns they alone are ever filled in.
-        self._own = arm, shared + width * arm + np.arange(width)
-
-    def _row(self, z: Vector, arm: int) -> Row:
-        u = self._shared_row(z)
-        start, stop = self._place(arm)
-        return [(slice(0, u.size), u), (slice(start, stop), self._own_row(z))]
-
-    def _shared_row(self, z: Vector) -> Vector:
-        return np.concatenate([ONE, z * self._shared_scale])
-
-    def _own_row(self, z: Vector) -> Vector:
-        return np.concatenate([ONE, z[: self.n_specific] * self._own_scale])
+    def _row(self, features: Vector, arm: int) -> Row:
+        return [(self._of_shared, features[self._of_shared]), (slice(*self._place(arm)), features[self._of_own])]
 
     def _place(self, arm: int) -> tuple[int, int]:
         """Return where an arm's own coefficients begin and end."""
         start = self.n_shared + 1 + arm * (self.n_specific + 1)
         return start, start + self.n_specific + 1
 
-    def _cost_row(self, z: Vector, arm: int) -> Row:
-        k = z[: self.n_cost]
-        start = self.n_cost + arm * (self.n_cost + 1)
-        return [(slice(0, self.n_cost), k), (slice(start, start + self.n_cost + 1), np.concatenate([ONE, k]))]
-
-    @property
-    def n_cost(self) -> int:
-        """Components that a cost goes with."""
-        return min(COST_COMPONENTS, self.n_specific)
+    def _cost_row(self, features: Vector, arm: int) -> Row:
+        k, n_cost = features[self._of_cost], self.n_cost
+        start = n_cost + arm * (n_cost + 1)
+        return [(slice(0, n_cost), k[1:]), (slice(start, start + n_cost + 1), k)]
 
     def state(self) -> tuple[State, Arrays]:
         """Return the settings and every array."""

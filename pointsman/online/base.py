@@ -135,7 +135,7 @@ class OnlinePolicy(ABC):
             InvalidParameterError: No arm is eligible.
         """
         allowed = np.ones(self.n_arms, dtype=np.bool_) if eligible is None else eligible
-        if not allowed.any():
+        if not np.count_nonzero(allowed):
             raise InvalidParameterError("eligible must hold at least one arm; got none")
         probabilities = self.probabilities(context, trade_off, allowed)
         arm = draw(probabilities, rng)

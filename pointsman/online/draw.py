@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_right
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
-NODES = np.array([-6.0, -2.4, -1.5, -0.8, -0.25, 0.25, 0.8, 1.5, 2.4, 6.0])
-"""Where every arm's distribution is cut, in its standard deviations: probabilities are then within some 0.005 of
-Thompson's, however unlike the arms' deviations."""
+NODES = np.array([-6.0, -2.4, -1.5, -0.8, -0.25, 0.25, 0.8, 1.5, 2.4, 6.0])[:, None]
+"""Where every arm's distribution is cut, in its standard deviations."""
+MOST_CELLS = 40
+"""Of the cells that many arms make together, neighbours are merged down to so many: probabilities are then within some
+0.01 of Thompson's, 0.0015 on average, however unlike the arms' deviations."""
 
 
 def best_probabilities(
@@ -35,33 +39,41 @@ def best_probabilities(
         Thompson (1933), Biometrika 25; Russo, Van Roy, Kazerouni, Osband and Wen (2018), Foundations and Trends in
         Machine Learning 11(1).
     """
-    from scipy.special import ndtr
-
-    arms = np.flatnonzero(eligible)
-    probabilities = np.zeros(mean.size)
-    m, s = mean[arms], deviation[arms]
-    s = np.maximum(s, 1e-9 * max(float(s.max()), float(np.ptp(m))))
-    if arms.size == 1 or not s.max() > 0:
-        probabilities[arms[int(m.argmax())]] = 1.0
-        return probabilities
+    m = np.where(eligible, mean, -np.inf)
+    s = np.maximum(deviation, 1e-9 * deviation.max())
+    reach = NODES[-1] * s
     # The largest draw is hardly ever below the lowest that any one arm gives, so arms that never reach it are out.
-    lowest = (m + NODES[0] * s).max()
-    contends = m + NODES[-1] * s > lowest
-    if not contends.any():  # the deviations vanish beside the means
+    lowest = (m - reach).max()
+    arms = (m + reach > lowest).nonzero()[0]
+    if arms.size <= 1:  # none where the deviations vanish beside the means
         return greatest(mean, eligible)
-    arms, m, s = arms[contends], m[contends], s[contends]
-    edges = (m + NODES[:, None] * s).ravel()
-    edges = np.sort(edges[edges >= lowest])
+    m, s = m[arms], s[arms]
+    edges = (m + NODES * s).ravel()
+    edges.sort()
+    edges = edges[edges.searchsorted(lowest) :]
+    if edges.size > MOST_CELLS:
+        edges = edges[:: edges.size // -MOST_CELLS][::-1]
+        edges[0] = lowest
+    # No arm is more than six deviations above the lowest edge: all are positive.
     below = ndtr((edges[:, None] - m) / s)
-    inside = below[1:] - below[:-1]
-    middle = (below[1:] + below[:-1]) / 2
-    # Products over the other arms, without a division by zero: those before times those after.
-    others = np.ones_like(middle)
-    np.cumprod(middle[:, :-1], axis=1, out=others[:, 1:])
-    others[:, :-1] *= np.cumprod(middle[:, :0:-1], axis=1)[:, ::-1]
-    weight = (inside * others).sum(axis=0)
-    probabilities[arms] = weight / weight.sum()
+    probabilities = np.zeros(mean.size)
+    probabilities[arms] = shares_of_largest(below)
     return probabilities
+
+
+def shares_of_largest(below: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each arm's probability of the largest draw by cells: sum of dF_t times the other arms' mean F, scaled.
+
+    Args:
+        below: (n_edges, n_arms) F_t at the edges of the cells, from the lowest edge up, > 0.
+
+    Returns:
+        (n_arms,) probabilities, summing to one.
+    """
+    lower, upper = below[:-1], below[1:]
+    middle = (lower + upper) / 2
+    weight = middle.prod(axis=1).dot((upper - lower) / middle)
+    return np.asarray(weight / weight.sum())
 
 
 def greatest(value: NDArray[np.float64], eligible: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -88,17 +100,18 @@ def contrast_variances(
     Returns:
         (n_arms,) variances, zero where not eligible.
     """
-    if eligible is not None and not eligible.all():
+    if eligible is not None and np.count_nonzero(eligible) < eligible.size:
         variances = np.zeros(len(covariance))
         variances[eligible] = contrast_variances(covariance[np.ix_(eligible, eligible)])
         return variances
     n_arms, own = len(covariance), covariance.diagonal()
     # Row sums of D, and their sum.
-    rows = n_arms * own + own.sum() - 2 * covariance.sum(axis=1)
+    rows = n_arms * own + (own.sum() - 2 * covariance.sum(axis=1))
     if n_arms > 2:
-        rows = (rows - rows.sum() / (2 * (n_arms - 1))) / (n_arms - 2)
+        rows -= rows.sum() / (2 * (n_arms - 1))
+        rows /= n_arms - 2
     elif n_arms == 2:
-        rows = rows / 2
+        rows /= 2
     return np.asarray(np.maximum(rows, 0.0))
 
 
@@ -108,7 +121,7 @@ def explored(
     eligible: NDArray[np.bool_],
     floor: float,
     gap: NDArray[np.float64] | None = None,
-    bearable: float = math.inf,
+    bearable: float = 1.0,
 ) -> NDArray[np.float64]:
     """Return (1 - floor) p + floor f, f spread over the K eligible arms: evenly, or less to arms far from the best.
 
@@ -123,15 +136,14 @@ def explored(
         gap: (n_arms,) expected utility of the best arm less each arm's own; evenly where None.
         bearable: Gap at which an arm has half of what the best one has of the floor.
     """
-    share = eligible.astype(np.float64)
-    if gap is not None:
-        share /= 1 + np.maximum(gap, 0) / bearable
-    return np.where(eligible, (1 - floor) * probabilities + floor * (share / share.sum()), 0.0)
+    # Scaled anyway: 1 / (bearable + gap) is as good as 1 / (1 + gap / bearable), and one pass less.
+    share = eligible.astype(np.float64) if gap is None else eligible / (bearable + np.maximum(gap, 0))
+    return np.asarray((1 - floor) * probabilities + (floor / share.sum()) * share)
 
 
 def draw(probabilities: NDArray[np.float64], rng: np.random.Generator) -> int:
     """Draw an arm from exactly these probabilities."""
-    cumulative = probabilities.cumsum()
+    cumulative = list(accumulate(probabilities.tolist()))
     # Scaled by the last sum, a draw of 0.999... cannot fall past numbers that sum to 1 - 1e-16; the first arm whose
     # sum exceeds it has a positive probability.
-    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    return bisect_right(cumulative, rng.random() * cumulative[-1])

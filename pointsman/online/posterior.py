@@ -7,6 +7,7 @@ from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dger
 
 from pointsman.errors import InvalidParameterError
 from pointsman.types import Arrays
@@ -76,12 +77,12 @@ class LinearPosterior:
             outcome: y.
             weight: Of the outcome, >= 0; one stands for variance s.
         """
-        from scipy.linalg.blas import dger
-
         scale = weight / self.noise
         gain = self.spread(row)
-        variance = sum(float(values @ gain[place]) for place, values in row)
-        expected = sum(float(values @ self.mean[place]) for place, values in row)
+        variance = expected = 0.0
+        for place, values in row:
+            variance += float(values.dot(gain[place]))
+            expected += float(values.dot(self.mean[place]))
         if scale == 0:
             return expected, variance
         total = variance + 1 / scale
@@ -103,7 +104,11 @@ class LinearPosterior:
 
     def spread(self, row: Row) -> NDArray[np.float64]:
         """Return covariance times phi, (n_columns,)."""
-        return np.asarray(sum(self.covariance[:, place] @ values for place, values in row))
+        (place, values), *others = row
+        spread = self.covariance[:, place].dot(values)
+        for place, values in others:
+            spread += self.covariance[:, place].dot(values)
+        return np.asarray(spread)
 
     def update_many(
         self, rows: NDArray[np.float64], outcomes: NDArray[np.float64], weights: NDArray[np.float64]

@@ -195,7 +195,7 @@ def test_all_contestants_are_timed_every_round(rng):
     """Each has as many times as there are rounds, all positive."""
     table, context = speed.synthetic_table(60, rng=rng)
     racing = speed.contestants(table.cost_usd.mean(axis=0), context)
-    spent = speed.timed(racing, table, context, n_warm=4, n_timed=8)
+    spent = speed.timed(racing, table, context, n_rounds=12, n_turn=5)
     assert len(spent) == 4
     for parts_of_it in spent.values():
         assert all(each.shape == (12,) and (each > 0).all() for each in parts_of_it.values())

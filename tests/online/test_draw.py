@@ -14,13 +14,13 @@ N_DRAWS = 100_000
 @pytest.mark.parametrize("spread", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("n_arms", [2, 5, 11])
 def test_probabilities_are_those_of_thompson_sampling(n_arms, spread, rng):
-    """They are the shares of the largest draw, to 0.006: 0.005 of quadrature and 3 errors of 100,000 draws."""
+    """They are the shares of the largest draw, to 0.011: 0.01 of cells and 3 errors of 100,000 draws."""
     mean = 0.1 * rng.normal(size=n_arms)
     deviation = 0.1 * np.exp(spread * rng.normal(size=n_arms))
     found = best_probabilities(mean, deviation, np.ones(n_arms, dtype=bool))
     largest = (mean + deviation * rng.normal(size=(N_DRAWS, n_arms))).argmax(axis=1)
     assert found.sum() == pytest.approx(1)
-    assert np.abs(found - np.bincount(largest, minlength=n_arms) / N_DRAWS).max() < 0.005 + 3 * 0.5 / np.sqrt(N_DRAWS)
+    assert np.abs(found - np.bincount(largest, minlength=n_arms) / N_DRAWS).max() < 0.01 + 3 * 0.5 / np.sqrt(N_DRAWS)
 
 
 def test_two_equal_arms_share():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pointsman.errors import InvalidParameterError
 from pointsman.online.base import ArmPrior, OnlinePolicy, Vector
 from pointsman.online.baselines.linear import check_ranges, largest_probabilities
-from pointsman.online.draw import NODES, explored
+from pointsman.online.draw import NODES, explored, shares_of_largest
 from pointsman.trade_off import TradeOff
 from pointsman.types import Arrays, State
 
@@ -220,7 +220,7 @@ def best_beta_probabilities(answers: Vector, price: Vector, eligible: NDArray[np
     mean = answers[arms, 0] / answers[arms].sum(axis=1)
     deviation = np.sqrt(mean * (1 - mean) / (answers[arms].sum(axis=1) + 1))
     # A success rate leaves [0, 1] never, and six of its standard deviations hardly ever.
-    cuts = np.clip(mean + NODES[:, None] * deviation, 0.0, 1.0) - price[arms]
+    cuts = np.clip(mean + NODES * deviation, 0.0, 1.0) - price[arms]
     lowest = cuts[0].max()
     contends = cuts[-1] >= lowest
     arms = arms[contends]
@@ -228,13 +228,8 @@ def best_beta_probabilities(answers: Vector, price: Vector, eligible: NDArray[np
     edges = np.sort(cuts[:, contends][cuts[:, contends] >= lowest])
     # The lowest cell is open below, and the highest above.
     edges = np.concatenate([[lowest - 1], edges, [edges[-1] + 1]])
-    below = betainc(a, b, np.clip(edges[:, None] + off, 0.0, 1.0))
-    inside = below[1:] - below[:-1]
-    middle = (below[1:] + below[:-1]) / 2
-    others = np.ones_like(middle)
-    np.cumprod(middle[:, :-1], axis=1, out=others[:, 1:])
-    others[:, :-1] *= np.cumprod(middle[:, :0:-1], axis=1)[:, ::-1]
+    # An arm that cannot be as bad as an edge has nothing below it; nothing is to be divided by zero.
+    below = np.maximum(betainc(a, b, np.clip(edges[:, None] + off, 0.0, 1.0)), np.finfo(np.float64).tiny)
     probabilities = np.zeros(eligible.size)
-    weight = (inside * others).sum(axis=0)
-    probabilities[arms] = weight / weight.sum()
+    probabilities[arms] = shares_of_largest(below)
     return probabilities
