@@ -98,6 +98,8 @@ class Decided:
         reasons: Returns why, in plain words; asked only where a client wants to know.
         shadow_model: What a router in shadow would have chosen.
         shadow_version: That router's version.
+        expected_regret: Utility, in quality points, that the draw is expected to give up against the best eligible
+            model, both by the router's own predictions; NaN where it predicts nothing.
     """
 
     model: str
@@ -111,6 +113,7 @@ class Decided:
     reasons: Callable[[], list[str]] = no_reasons
     shadow_model: str | None = None
     shadow_version: str | None = None
+    expected_regret: float = math.nan
 
 
 class Decider(Protocol):
