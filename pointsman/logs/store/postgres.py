@@ -22,6 +22,7 @@ from pointsman.logs.store.records import (
     FeedbackResult,
     Round,
     Row,
+    Status,
     feedback_row,
     round_row,
     storable,
@@ -62,8 +63,13 @@ _PUT_FEEDBACK = f"""
     WHERE EXISTS (SELECT 1 FROM rounds r WHERE r.round_id = f.round_id)
     AND (f.other_round_id IS NULL OR EXISTS (SELECT 1 FROM rounds r WHERE r.round_id = f.other_round_id))
     ORDER BY f.place
-    ON CONFLICT (feedback_id) DO NOTHING RETURNING feedback_id, seq
+    ON CONFLICT (feedback_id) DO NOTHING
+    RETURNING feedback_id, seq, (SELECT r.decided_at FROM rounds r WHERE r.round_id = feedback.round_id)
 """  # noqa: S608 - names of columns
+_GET_FEEDBACK = """
+    SELECT f.feedback_id, f.seq, r.decided_at
+    FROM feedback f JOIN rounds r ON r.round_id = f.round_id WHERE f.feedback_id = ANY($1)
+"""
 
 
 class PostgresStore(RoundStore):
@@ -247,15 +253,18 @@ class PostgresStore(RoundStore):
         # one it saw misses none.
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _ACCEPTING, timeout=self._timeout_s)
         columns = map(list, zip(*map(feedback_row, feedback), strict=True))
-        added = dict(await connection.fetch(_PUT_FEEDBACK, *columns, timeout=self._timeout_s))
+        fetched = await connection.fetch(_PUT_FEEDBACK, *columns, timeout=self._timeout_s)
+        added = {row[0]: (row[1], row[2]) for row in fetched}
         names = [storable(each.feedback_id) for each in feedback]
-        asked = "SELECT feedback_id, seq FROM feedback WHERE feedback_id = ANY($1)"
         others = [name for name in names if name not in added]
-        known = added | (dict(await connection.fetch(asked, others, timeout=self._timeout_s)) if others else {})
+        known = dict(added)
+        if others:
+            found = await connection.fetch(_GET_FEEDBACK, others, timeout=self._timeout_s)
+            known |= {row[0]: (row[1], row[2]) for row in found}
         results = []
         for name, each in zip(names, feedback, strict=True):
-            status = "accepted" if added.pop(name, None) else "duplicate" if name in known else "unknown"
-            results.append(FeedbackResult(each.feedback_id, each.round_id, status, known.get(name)))  # type: ignore[arg-type]
+            status: Status = "accepted" if added.pop(name, None) else "duplicate" if name in known else "unknown"
+            results.append(FeedbackResult(each.feedback_id, each.round_id, status, *known.get(name, (None, None))))
         return results
 
 

@@ -164,12 +164,14 @@ class FeedbackResult:
         round_id: Its round's.
         status: `accepted`, `duplicate` (it was there already), or `unknown` (the store has no such round).
         seq: Its place in the order in which feedback was accepted, from 1; None where the round is not known.
+        decided_at: When its round was decided, in Unix seconds; None where the round is not known.
     """
 
     feedback_id: str
     round_id: str
     status: Status
     seq: int | None
+    decided_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,12 @@ _PUT_FEEDBACK = f"""
     INSERT INTO feedback ({", ".join(FEEDBACK_COLUMNS)}) SELECT {", ".join("?" * len(FEEDBACK_COLUMNS))}
     WHERE EXISTS (SELECT 1 FROM rounds WHERE round_id = ?)
     AND (? IS NULL OR EXISTS (SELECT 1 FROM rounds WHERE round_id = ?))
-    ON CONFLICT (feedback_id) DO NOTHING RETURNING seq
+    ON CONFLICT (feedback_id) DO NOTHING
+    RETURNING seq, (SELECT decided_at FROM rounds WHERE rounds.round_id = feedback.round_id)
 """  # noqa: S608 - names of columns
+_GET_FEEDBACK = """
+    SELECT f.seq, r.decided_at FROM feedback f JOIN rounds r ON r.round_id = f.round_id WHERE f.feedback_id = ?
+"""
 
 
 class SqliteStore(RoundStore):
@@ -211,10 +215,10 @@ def _put(connection: sqlite3.Connection, feedback: Feedback) -> FeedbackResult:
     round_id, other = storable(feedback.round_id), feedback.other_round_id and storable(feedback.other_round_id)
     added = connection.execute(_PUT_FEEDBACK, (*row, round_id, other, other)).fetchall()
     if added:
-        return FeedbackResult(feedback.feedback_id, feedback.round_id, "accepted", added[0][0])
-    known = connection.execute("SELECT seq FROM feedback WHERE feedback_id = ?", (row[0],)).fetchone()
+        return FeedbackResult(feedback.feedback_id, feedback.round_id, "accepted", *added[0])
+    known = connection.execute(_GET_FEEDBACK, (row[0],)).fetchone()
     if known:
-        return FeedbackResult(feedback.feedback_id, feedback.round_id, "duplicate", known[0])
+        return FeedbackResult(feedback.feedback_id, feedback.round_id, "duplicate", *known)
     return FeedbackResult(feedback.feedback_id, feedback.round_id, "unknown", None)
 
 

@@ -105,6 +105,17 @@ def test_feedback_is_accepted_once(store):
     assert [judged.seq for judged in store.feedback_after()] == [results[0].seq, results[3].seq, again[2].seq]
 
 
+def test_who_gives_feedback_learns_when_its_round_was_decided(store):
+    """Accepted or sent again, within a batch and across; never of a round that the store does not know."""
+    store.add_rounds([a_round("a", decided_at=1.5), a_round("b", decided_at=2.5)])
+    first = said("a")
+
+    results = store.add_feedback([first, said("b"), said("nowhere"), first])
+
+    assert [r.decided_at for r in results] == [1.5, 2.5, None, 1.5]
+    assert [r.decided_at for r in store.add_feedback([first])] == [1.5]
+
+
 def test_feedback_comes_with_its_round_and_what_it_corrects(store):
     """A learner gets feedback in order, each with the whole round and the same source's label before it."""
     store.add_rounds([a_round("a"), a_round("b", decided_at=1.0)])
