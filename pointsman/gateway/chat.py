@@ -215,7 +215,7 @@ class Exchange:
                     if stream.is_done and not self.is_over:
                         # Logged before its last byte is sent: the client may give feedback as soon as it has that.
                         self.usage = stream.usage
-                        self.end("truncated" if stream.has_failed else "ok", status=stream.status)
+                        self.end("ok" if stream.is_sound else "truncated", status=stream.status)
                         if self.request.includes_cost:
                             block = self._with_cost(block)
                     await send({"type": "http.response.body", "body": block, "more_body": True})
@@ -227,12 +227,13 @@ class Exchange:
             self.end("truncated", status=stream.status)
             await send({"type": "http.response.body", "body": failure.to_api_error(self.served.name).event()})
             return
-        if stream.has_failed:
-            self.served.breaker.fail()
-        else:
+        if stream.is_sound:
             self.served.breaker.succeed()
+        else:
+            self.live.metrics.upstream_failures(self.served.name, "malformed" if stream.is_malformed else "cut").inc()
+            self.served.breaker.fail()
         self.usage = stream.usage
-        self.end("truncated" if stream.has_failed else "ok", status=stream.status)
+        self.end("ok" if stream.is_sound else "truncated", status=stream.status)
         await send({"type": "http.response.body", "body": b""})
 
     def _with_cost(self, block: bytes) -> bytes:

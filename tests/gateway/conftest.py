@@ -22,7 +22,7 @@ from tests.gateway.upstreams import Upstream, closed_port, serving
 FAULTS = """
 hang broken unauthorized limited limited-once strict malformed no-options cut no-usage no-events hang-before-content
 error-before-content error-midway cut-before-content hang-midway malformed-stream no-done bytewise windows endless slow
-no-last-line ends-early
+no-last-line ends-early garbled garbled-list garbled-windows
 """
 TIMEOUTS = {"connect_s": 1.0, "first_token_s": 0.6, "between_tokens_s": 0.4, "total_s": 3.0}
 PRICE = {"input_usd_per_mtok": 1.0, "cached_input_usd_per_mtok": 0.5, "output_usd_per_mtok": 2.0}

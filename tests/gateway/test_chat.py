@@ -17,7 +17,7 @@ import pytest
 from pointsman.gateway.decide import Decided, FixedDecider, RouteRequest
 from pointsman.gateway.keys import key_hash
 from tests.gateway.conftest import COST_USD, Gateway
-from tests.gateway.upstreams import TOOL_CALL, WORDS, completion, stream_events
+from tests.gateway.upstreams import GARBLED, TOOL_CALL, WORDS, completion, stream_events
 
 MESSAGES = [{"role": "user", "content": "What is the capital of Switzerland?"}]
 ANSWER = "".join(WORDS)
@@ -314,6 +314,20 @@ def test_passes_on_an_error_that_the_upstream_sends_midway(gateway: Gateway):
 
     assert text == b"".join(stream_events(with_usage=False)[:4]) + b'data: {"error": {"message": "overloaded"}}\n\n'
     assert gateway.round().outcome == "truncated"
+
+
+@pytest.mark.parametrize("fault", list(GARBLED))
+def test_passes_on_what_is_no_chunk_and_believes_no_such_stream(gateway: Gateway, fault: str):
+    """Amidst a stream, data that is no JSON object reaches the client; the round is truncated, the model has failed."""
+    events = stream_events(with_usage=False)
+    expected = b"".join([*events[:4], GARBLED[fault], *events[4:]])
+    for n in range(1, 6):
+        assert stream_of(gateway, fault).http_response.read() == expected
+        assert gateway.round(n).outcome == "truncated"
+    assert gateway.round(5).cost_usd == pytest.approx(COST_USD)
+    told = gateway.live.metrics.exposition().decode()
+    assert f'pointsman_upstream_failures_total{{model="{fault}",phase="malformed"}} 5.0' in told
+    assert gateway.live.serving.models[fault].breaker.is_failing
 
 
 def test_a_stream_without_done_is_whole_if_it_has_a_finish_reason(gateway: Gateway):

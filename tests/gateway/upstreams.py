@@ -58,6 +58,14 @@ def stream_events(*, with_usage: bool) -> list[bytes]:
 TOOL_CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
 
 
+GARBLED = {
+    "garbled": b'data: {"choices": [{"index"\n\n',
+    "garbled-list": b"data: [1]\n\n",
+    "garbled-windows": b"event: message\r\ndata: <html>\r\n\r\n",
+}
+"""What stands amidst an otherwise whole stream, by the model that does so."""
+
+
 class Upstream:
     """The server: a raw ASGI application, so that each byte and each fault is its own.
 
@@ -167,6 +175,8 @@ class Upstream:
             await asyncio.sleep(60)
         elif model == "malformed-stream":
             await write(b"data: {nothing\n\n")
+        elif model in GARBLED:
+            await write(*events[:4], GARBLED[model], *events[4:])
         elif model == "no-done":
             await write(*events[:-1])
         elif model == "ends-early":

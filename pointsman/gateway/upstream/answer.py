@@ -70,6 +70,7 @@ class Stream:
         is_whole: Whether the answer has come to its end, by a finish reason or `[DONE]`.
         is_done: Whether `[DONE]` has come, after which nothing more does.
         has_failed: Whether the upstream itself has sent an error, which was passed on.
+        is_malformed: Whether it has sent data that is no JSON object, which was passed on, too.
         first_content_at: When the first content came, on `time.perf_counter`.
         deadline: When the whole call must be over, on the event loop's clock.
     """
@@ -81,6 +82,7 @@ class Stream:
         self.is_whole = False
         self.is_done = False
         self.has_failed = False
+        self.is_malformed = False
         self.first_content_at = 0.0
         self.deadline = deadline
         self._response = response
@@ -88,6 +90,11 @@ class Stream:
         self._strips_usage = strips_usage
         self._splitter = sse.EventSplitter()
         self._head = b""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all that came so far is as the API says."""
+        return not (self.has_failed or self.is_malformed)
 
     async def begin(self) -> None:
         """Wait for the first content.
@@ -160,25 +167,31 @@ class Stream:
 
     def _note(self, block: bytes) -> bytes:
         """Return the block, without a chunk of usage that the client did not ask for, once its facts are noted."""
-        if sse.NOTABLE.search(block):
-            block = b"".join([event for event in sse.events(block) if self._keeps(event)])
+        events = sse.events(block)
+        kept = [event for event in events if self._keeps(event)]
+        if len(kept) < len(events):
+            block = b"".join(kept)
         if not self.is_whole and sse.FINISH.search(block):
             self.is_whole = True
-        if b"[DONE]" in block and sse.DONE.search(block):
-            self.is_whole = self.is_done = True
         return block
 
     def _keeps(self, event: bytes) -> bool:
-        try:
-            chunk = sse.parsed(event)
-        except orjson.JSONDecodeError:
+        data = sse.payload(event)
+        if not data or self.is_done:
             return True
-        if not isinstance(chunk, dict):
+        if data.startswith(sse.DONE_DATA):
+            self.is_whole = self.is_done = True
+            return True
+        chunk = sse.object_of(data)
+        if chunk is None:
+            self.is_malformed = True
             return True
         if chunk.get("error") and not chunk.get("choices"):
             self.has_failed = True
+        if not chunk.get("usage"):
+            return True
         self.usage = Usage.of(chunk) or self.usage
-        return not (self._strips_usage and chunk.get("choices") == [] and chunk.get("usage"))
+        return not (self._strips_usage and chunk.get("choices") == [])
 
 
 class UpstreamClient:
@@ -318,15 +331,15 @@ async def _whole(response: ClientResponse, endpoint: Endpoint) -> Answer:
 
 
 def _begins_answer(event: bytes) -> bool:
-    if sse.DONE.search(event):
-        return True
-    try:
-        chunk = sse.parsed(event)
-    except orjson.JSONDecodeError:
-        raise UpstreamError("its stream is no JSON", phase="malformed") from None
-    if isinstance(chunk, dict) and chunk.get("error") and not chunk.get("choices"):
+    data = sse.payload(event)
+    if not data or data.startswith(sse.DONE_DATA):
+        return bool(data)
+    chunk = sse.object_of(data)
+    if chunk is None:
+        raise UpstreamError("its stream is no JSON", phase="malformed")
+    if chunk.get("error") and not chunk.get("choices"):
         raise UpstreamError("its stream began with an error", phase="cut")
-    return chunk is not None and sse.is_content(chunk)
+    return sse.is_content(chunk)
 
 
 def _seconds(retry_after: str | None) -> float | None:

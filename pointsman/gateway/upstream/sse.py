@@ -12,9 +12,9 @@ END = re.compile(rb"\n\r?\n|\r\r")
 """What ends an event: an empty line, however lines end."""
 
 DONE = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)
+DONE_DATA = b"[DONE]"
+# In a string of JSON a quote is escaped, so what a model writes cannot look like this.
 FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
-# In a string of JSON a quote is escaped, so what a model writes cannot look like these.
-NOTABLE = re.compile(rb'"usage"\s*:\s*\{|"error"\s*:\s*[{"]')
 
 
 class EventSplitter:
@@ -44,6 +44,8 @@ class EventSplitter:
 
 def events(block: bytes) -> list[bytes]:
     """Return the events of a block, each with its end; what has no end comes last."""
+    if block.find(b"\n\n") == len(block) - 2 and b"\r" not in block:  # One event, as nearly all blocks are.
+        return [block]
     cuts = [0, *(found.end() for found in END.finditer(block))]
     if cuts[-1] < len(block):
         cuts.append(len(block))
@@ -52,13 +54,15 @@ def events(block: bytes) -> list[bytes]:
 
 def payload(event: bytes) -> bytes:
     """Return the data of an event; empty for a comment or an event without any."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines)
 
 
-def is_content(chunk: Any) -> bool:
+def is_content(chunk: dict[str, Any]) -> bool:
     """Return whether a chunk holds something of the answer: more than a role, an identity or empty text."""
-    choices = chunk.get("choices") if isinstance(chunk, dict) else None
+    choices = chunk.get("choices")
     if not isinstance(choices, list):
         return True  # Not a chat chunk: it is not for us to hold it back.
     for choice in choices:
@@ -70,11 +74,10 @@ def is_content(chunk: Any) -> bool:
     return False
 
 
-def parsed(event: bytes) -> Any:
-    """Return the JSON of an event; None for one without data.
-
-    Raises:
-        orjson.JSONDecodeError: Its data is no JSON.
-    """
-    data = payload(event)
-    return orjson.loads(data) if data else None
+def object_of(data: bytes) -> dict[str, Any] | None:
+    """Return the JSON object that the data of an event is; None where it is none."""
+    try:
+        found = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None

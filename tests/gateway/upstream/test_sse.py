@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import orjson
 import pytest
 
 from pointsman.gateway.upstream import sse
@@ -31,9 +30,14 @@ def test_a_stream_cut_anywhere_comes_out_whole(rng: np.random.Generator, end: by
 def test_data_of_several_lines_is_joined():
     """As the standard says; comments hold none."""
     assert sse.payload(b'event: x\ndata: {"a":\ndata:1}\nid: 3\n\n') == b'{"a":\n1}'
-    assert sse.parsed(b": comment\n\n") is None
-    with pytest.raises(orjson.JSONDecodeError):
-        sse.parsed(b"data: {\n\n")
+    assert sse.payload(b": comment\n\n") == b""
+
+
+@pytest.mark.parametrize("data", [b"{", b"[1]", b"null", b'"text"', b'{"a": NaN}', b'{"a": "\xff"}'])
+def test_only_an_object_is_one(data: bytes):
+    """Half an object, or JSON of another kind, is none."""
+    assert sse.object_of(data) is None
+    assert sse.object_of(b'{"a": 1}') == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -53,13 +57,12 @@ def test_data_of_several_lines_is_joined():
 )
 def test_knows_content_from_what_comes_before_it(event: bytes, expected: bool):
     """A role, an identity or empty text is not content; whatever else there is, is."""
-    assert sse.is_content(sse.parsed(event)) is expected
+    assert sse.is_content(sse.object_of(sse.payload(event)) or {}) is expected
 
 
 def test_what_a_model_writes_looks_like_no_fact():
-    """Text that quotes a usage, an error or `[DONE]` is text."""
-    text = '"usage": {"prompt_tokens": 1}, "error": {"x"}, "finish_reason": "stop"\ndata: [DONE]'
+    """Text that quotes a finish reason or `[DONE]` is text."""
+    text = '"finish_reason": "stop"\ndata: [DONE]'
     event = chunk({"content": text})
-    assert not sse.NOTABLE.search(event)
     assert not sse.FINISH.search(event)
     assert not sse.DONE.search(event)
