@@ -192,8 +192,9 @@ class Routes:
 
     async def feedback(self, request: Request) -> Response:
         """Take feedback, and answer once it is durable."""
-        self._key(request)
-        given, is_batch = parse_feedback(await self._body(request), now=time.time())
+        key = self._key(request)
+        body = await self._body(request)
+        given, is_batch = parse_feedback(body, now=time.time(), key_id=None if key is None else key.id)
         try:
             results = await self.live.writer.put_feedback(given)
         except Exception as error:

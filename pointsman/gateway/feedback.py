@@ -22,12 +22,13 @@ DEFAULT_SOURCE = "gold"
 THUMBS = {"up": 1.0, "down": 0.0}
 
 
-def parse_feedback(body: bytes, *, now: float) -> tuple[list[Feedback], bool]:
+def parse_feedback(body: bytes, *, now: float, key_id: str | None = None) -> tuple[list[Feedback], bool]:
     """Return the feedback of a body, and whether it came as `{"feedback": [...]}`.
 
     Args:
         body: One feedback as JSON, or a batch of them.
         now: When it came, in Unix seconds.
+        key_id: Whose it is, to whom other keys' rounds are not known; None without keys.
 
     Raises:
         ApiError: A field is missing, not known, or breaks its rule; nothing of the batch is taken then.
@@ -35,10 +36,10 @@ def parse_feedback(body: bytes, *, now: float) -> tuple[list[Feedback], bool]:
     document = parse_object(body)
     batch = document.get("feedback")
     if batch is None:
-        return [_feedback(document, "", now)], False
+        return [_feedback(document, "", now, key_id)], False
     if not isinstance(batch, list) or not 1 <= len(batch) <= MAX_BATCH or document.keys() != {"feedback"}:
         raise ApiError(400, f"feedback must be a list of 1 to {MAX_BATCH}, alone in the body", param="feedback")
-    return [_feedback(given, f"feedback[{i}]", now) for i, given in enumerate(batch)], True
+    return [_feedback(given, f"feedback[{i}]", now, key_id) for i, given in enumerate(batch)], True
 
 
 def told(results: Sequence[FeedbackResult], *, is_batch: bool) -> tuple[dict[str, Any], int]:
@@ -53,7 +54,7 @@ def told(results: Sequence[FeedbackResult], *, is_batch: bool) -> tuple[dict[str
     return rows[0], 200
 
 
-def _feedback(given: Any, place: str, now: float) -> Feedback:
+def _feedback(given: Any, place: str, now: float, key_id: str | None) -> Feedback:
     def fault(name: str, rule: str) -> ApiError:
         return ApiError(400, f"{name} must be {rule}", param=f"{place}.{name}".removeprefix("."))
 
@@ -101,4 +102,5 @@ def _feedback(given: Any, place: str, now: float) -> Feedback:
         kind=kind,
         other_round_id=other,
         preference=preference,
+        key_id=key_id,
     )

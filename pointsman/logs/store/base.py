@@ -42,6 +42,14 @@ CLOSE_ROUND = f"""
 """
 """What a round written again does: nothing but to end one that had not ended."""
 
+ARE_KNOWN = """
+    EXISTS (SELECT 1 FROM rounds r WHERE r.round_id = f.round_id AND COALESCE(r.key_id = f.key_id, TRUE))
+    AND (f.other_round_id IS NULL OR EXISTS (
+        SELECT 1 FROM rounds r WHERE r.round_id = f.other_round_id AND COALESCE(r.key_id = f.key_id, TRUE)
+    ))
+"""
+"""Whether the rounds of feedback f are there, and are either the own of who gives it or no key's."""
+
 _ROUND = ", ".join(f"r.{name}" for name in ROUND_COLUMNS)
 _FEEDBACK = ", ".join(f"f.{name}" for name in FEEDBACK_COLUMNS)
 _GET_ROUND = f"SELECT {_ROUND} FROM rounds r WHERE r.round_id = ?"  # noqa: S608 - names of columns

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 from pointsman.errors import InvalidParameterError, MissingDependencyError
-from pointsman.logs.store.base import CLOSE_ROUND, WRITER_ROW, RoundStore, Snapshot, WriterTotals
+from pointsman.logs.store.base import ARE_KNOWN, CLOSE_ROUND, WRITER_ROW, RoundStore, Snapshot, WriterTotals
 from pointsman.logs.store.errors import StoreError, StoreUnavailableError
 from pointsman.logs.store.records import (
     FEEDBACK_COLUMNS,
@@ -60,14 +60,17 @@ _PUT_FEEDBACK = f"""
     INSERT INTO feedback ({", ".join(FEEDBACK_COLUMNS)})
     SELECT {", ".join(f"f.{name}" for name in FEEDBACK_COLUMNS)}
     FROM unnest({_arrays(FEEDBACK_COLUMNS)}) WITH ORDINALITY AS f ({", ".join(FEEDBACK_COLUMNS)}, place)
-    WHERE EXISTS (SELECT 1 FROM rounds r WHERE r.round_id = f.round_id)
-    AND (f.other_round_id IS NULL OR EXISTS (SELECT 1 FROM rounds r WHERE r.round_id = f.other_round_id))
+    WHERE {ARE_KNOWN}
     ORDER BY f.place
     ON CONFLICT (feedback_id) DO NOTHING
-    RETURNING feedback_id, seq, (SELECT r.decided_at FROM rounds r WHERE r.round_id = feedback.round_id)
+    RETURNING feedback_id, seq, {
+    ", ".join(
+        f"(SELECT r.{name} FROM rounds r WHERE r.round_id = feedback.round_id)" for name in ("decided_at", "key_id")
+    )
+}
 """  # noqa: S608 - names of columns
 _GET_FEEDBACK = """
-    SELECT f.feedback_id, f.seq, r.decided_at
+    SELECT f.feedback_id, f.seq, r.decided_at, r.key_id
     FROM feedback f JOIN rounds r ON r.round_id = f.round_id WHERE f.feedback_id = ANY($1)
 """
 
@@ -254,17 +257,24 @@ class PostgresStore(RoundStore):
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _ACCEPTING, timeout=self._timeout_s)
         columns = map(list, zip(*map(feedback_row, feedback), strict=True))
         fetched = await connection.fetch(_PUT_FEEDBACK, *columns, timeout=self._timeout_s)
-        added = {row[0]: (row[1], row[2]) for row in fetched}
+        added = {row[0] for row in fetched}
         names = [storable(each.feedback_id) for each in feedback]
         others = [name for name in names if name not in added]
-        known = dict(added)
         if others:
-            found = await connection.fetch(_GET_FEEDBACK, others, timeout=self._timeout_s)
-            known |= {row[0]: (row[1], row[2]) for row in found}
+            fetched += await connection.fetch(_GET_FEEDBACK, others, timeout=self._timeout_s)
+        known = {name: (seq, decided_at, key_id) for name, seq, decided_at, key_id in fetched}
         results = []
         for name, each in zip(names, feedback, strict=True):
-            status: Status = "accepted" if added.pop(name, None) else "duplicate" if name in known else "unknown"
-            results.append(FeedbackResult(each.feedback_id, each.round_id, status, *known.get(name, (None, None))))
+            seq, decided_at, key_id = known.get(name, (None, None, None))
+            status: Status = "unknown"
+            if seq is None or (None not in (key_id, each.key_id) and key_id != each.key_id):
+                seq = decided_at = None
+            elif name in added:
+                added.remove(name)
+                status = "accepted"
+            else:
+                status = "duplicate"
+            results.append(FeedbackResult(each.feedback_id, each.round_id, status, seq, decided_at))
         return results
 
 

@@ -122,6 +122,7 @@ class Feedback:
         kind: What was asked.
         other_round_id: The round it was compared with, where two were.
         preference: How far this round's answer is preferred to the other's, in [0, 1]; 0.5 a tie.
+        key_id: The key of who said it, to whom other keys' rounds are not known; None where all are.
 
     Raises:
         InvalidParameterError: A value breaks its rule.
@@ -136,6 +137,7 @@ class Feedback:
     kind: Kind = "quality"
     other_round_id: str | None = None
     preference: float | None = None
+    key_id: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("feedback_id", "round_id", "source"):
@@ -162,7 +164,8 @@ class FeedbackResult:
     Attributes:
         feedback_id: Its name.
         round_id: Its round's.
-        status: `accepted`, `duplicate` (it was there already), or `unknown` (the store has no such round).
+        status: `accepted`, `duplicate` (it was there already), or `unknown` (the store has no such round, or it is
+            another key's).
         seq: Its place in the order in which feedback was accepted, from 1; None where the round is not known.
         decided_at: When its round was decided, in Unix seconds; None where the round is not known.
     """

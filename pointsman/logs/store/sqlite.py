@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from pointsman.errors import InvalidParameterError
 from pointsman.logs.files import FilePath
-from pointsman.logs.store.base import CLOSE_ROUND, WRITER_ROW, RoundStore, Snapshot, WriterTotals
+from pointsman.logs.store.base import ARE_KNOWN, CLOSE_ROUND, WRITER_ROW, RoundStore, Snapshot, WriterTotals
 from pointsman.logs.store.errors import StoreError, StoreUnavailableError
 from pointsman.logs.store.records import (
     FEEDBACK_COLUMNS,
@@ -25,7 +25,6 @@ from pointsman.logs.store.records import (
     Row,
     feedback_row,
     round_row,
-    storable,
 )
 from pointsman.logs.store.schema import MIGRATIONS, Migrations, pending
 
@@ -46,14 +45,14 @@ _ROWS_AT_A_TIME = 4096
 _ROWS_A_STATEMENT = (256, 32, 4, 1)
 _PLACES = f"({', '.join('?' * len(ROUND_COLUMNS))})"
 _PUT_FEEDBACK = f"""
-    INSERT INTO feedback ({", ".join(FEEDBACK_COLUMNS)}) SELECT {", ".join("?" * len(FEEDBACK_COLUMNS))}
-    WHERE EXISTS (SELECT 1 FROM rounds WHERE round_id = ?)
-    AND (? IS NULL OR EXISTS (SELECT 1 FROM rounds WHERE round_id = ?))
+    INSERT INTO feedback ({", ".join(FEEDBACK_COLUMNS)})
+    SELECT * FROM (SELECT {", ".join(f"? AS {name}" for name in FEEDBACK_COLUMNS)}) f WHERE {ARE_KNOWN}
     ON CONFLICT (feedback_id) DO NOTHING
     RETURNING seq, (SELECT decided_at FROM rounds WHERE rounds.round_id = feedback.round_id)
 """  # noqa: S608 - names of columns
 _GET_FEEDBACK = """
-    SELECT f.seq, r.decided_at FROM feedback f JOIN rounds r ON r.round_id = f.round_id WHERE f.feedback_id = ?
+    SELECT f.seq, r.decided_at FROM feedback f JOIN rounds r ON r.round_id = f.round_id
+    WHERE f.feedback_id = ? AND COALESCE(r.key_id = ?, TRUE)
 """
 
 
@@ -212,11 +211,10 @@ def _parts(rows: list[Row]) -> Iterator[list[Row]]:
 
 def _put(connection: sqlite3.Connection, feedback: Feedback) -> FeedbackResult:
     row = feedback_row(feedback)
-    round_id, other = storable(feedback.round_id), feedback.other_round_id and storable(feedback.other_round_id)
-    added = connection.execute(_PUT_FEEDBACK, (*row, round_id, other, other)).fetchall()
+    added = connection.execute(_PUT_FEEDBACK, row).fetchall()
     if added:
         return FeedbackResult(feedback.feedback_id, feedback.round_id, "accepted", *added[0])
-    known = connection.execute(_GET_FEEDBACK, (row[0],)).fetchone()
+    known = connection.execute(_GET_FEEDBACK, (row[0], feedback.key_id)).fetchone()
     if known:
         return FeedbackResult(feedback.feedback_id, feedback.round_id, "duplicate", *known)
     return FeedbackResult(feedback.feedback_id, feedback.round_id, "unknown", None)

@@ -116,6 +116,35 @@ def test_who_gives_feedback_learns_when_its_round_was_decided(store):
     assert [r.decided_at for r in store.add_feedback([first])] == [1.5]
 
 
+def test_the_rounds_of_another_key_are_not_known(store):
+    """Not alone, not compared with an own one, not by the name of what their key has said; those of no key are."""
+    store.add_rounds([a_round("own", key_id="us"), a_round("theirs", key_id="them"), a_round("free", key_id=None)])
+
+    def told(key_id: str | None, round_id: str, **more: Any) -> tuple[str, int | None, float | None]:
+        (result,) = store.add_feedback([said(round_id, key_id=key_id, **more)])
+        return result.status, result.seq, result.decided_at
+
+    unknown = told("us", "nowhere")
+    assert unknown == ("unknown", None, None)
+    assert told("them", "theirs", feedback_id="f-theirs")[0] == "accepted"
+    assert told("us", "theirs") == told("us", "theirs", feedback_id="f-theirs") == unknown
+    assert told("us", "own", other_round_id="theirs", preference=1.0) == unknown
+    assert told("us", "theirs", other_round_id="own", preference=1.0) == unknown
+    assert told("us", "own", other_round_id="free", preference=1.0)[0] == "accepted"
+    assert told("us", "free")[0] == told(None, "theirs")[0] == "accepted"
+    assert told("them", "theirs", feedback_id="f-theirs")[0] == "duplicate"
+    of_one_name = [said(name, feedback_id="f-both", key_id="them") for name in ("own", "theirs")]
+    assert statuses(store, *of_one_name[:1], said("own", feedback_id="f-both", key_id="us")) == ["unknown", "accepted"]
+    assert statuses(store, *of_one_name) == ["unknown", "unknown"]
+    assert [(each.round.round_id, each.feedback.key_id) for each in store.feedback_after()] == [
+        ("theirs", "them"),
+        ("own", "us"),
+        ("free", "us"),
+        ("theirs", None),
+        ("own", "us"),
+    ]
+
+
 def test_feedback_comes_with_its_round_and_what_it_corrects(store):
     """A learner gets feedback in order, each with the whole round and the same source's label before it."""
     store.add_rounds([a_round("a"), a_round("b", decided_at=1.0)])
