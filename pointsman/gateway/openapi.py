@@ -25,28 +25,42 @@ ROUTED_HEADERS = {
 }
 
 
-def _one_of(*names: str) -> Schema:
-    """Return that at most one of these fields may be given."""
-    return {"not": {"anyOf": [{"required": list(pair)} for pair in itertools.combinations(names, 2)]}}
+def _nullable(properties: dict[str, Schema]) -> dict[str, Schema]:
+    """Return fields in which null says the same as none."""
+    return {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in properties.items()}
+
+
+def _given(*names: str) -> Schema:
+    """Return that all of these fields are given."""
+    return {"required": list(names), "properties": {name: {"not": {"type": "null"}} for name in names}}
+
+
+def _at_most_one(*names: str) -> Schema:
+    """Return that at most one of these fields is given."""
+    return {"not": {"anyOf": [_given(*pair) for pair in itertools.combinations(names, 2)]}}
 
 
 POINTSMAN: Schema = {
     "type": ["object", "null"],
     "description": "How to route; the same as headers `x-pointsman-*`, with hyphens. At most one trade-off.",
     "properties": {
-        "quality_per_usd": {**NUMBER, "description": "Points of quality that one USD is worth"},
-        "cost_weight": {**SHARE, "description": "0 looks at quality only, 1 at cost only"},
-        "willingness_to_pay": {**NUMBER, "description": "USD that one full point of quality may cost"},
-        "max_cost_usd": {**NUMBER, "description": "What the answer may cost at most, in USD"},
-        "models": {"type": "array", "items": TEXT, "minItems": 1, "description": "The models that may answer"},
-        "session": {"type": "string", "minLength": 1, "maxLength": 256, "description": "The conversation"},
+        **_nullable(
+            {
+                "quality_per_usd": {**NUMBER, "description": "Points of quality that one USD is worth"},
+                "cost_weight": {**SHARE, "description": "0 looks at quality only, 1 at cost only"},
+                "willingness_to_pay": {**NUMBER, "description": "USD that one full point of quality may cost"},
+                "max_cost_usd": {**NUMBER, "description": "What the answer may cost at most, in USD"},
+                "models": {"type": "array", "items": TEXT, "minItems": 1, "description": "The models that may answer"},
+                "session": {**TEXT, "maxLength": 256, "description": "The conversation"},
+            }
+        ),
         "include_cost": {
             "type": "boolean",
             "description": 'End a stream with the comment `: pointsman {"round_id", "model", "cost_usd"}`',
         },
     },
     "additionalProperties": False,
-    **_one_of("quality_per_usd", "cost_weight", "willingness_to_pay"),
+    **_at_most_one("quality_per_usd", "cost_weight", "willingness_to_pay"),
 }
 
 CHAT: Schema = {
@@ -79,18 +93,57 @@ FEEDBACK: Schema = {
     "required": ["round_id"],
     "properties": {
         "round_id": {**TEXT, "maxLength": 200},
-        "quality": SHARE,
-        "thumbs": {"enum": ["up", "down"]},
-        "preference": {**SHARE, "description": "How far this round is preferred to the other; 0.5 a tie"},
-        "other_round_id": {**TEXT, "maxLength": 200},
-        "source": {**TEXT, "maxLength": 100, "description": "`gold` where not given, or a judge's name"},
-        "comment": {**TEXT, "maxLength": 10_000},
-        "feedback_id": {**TEXT, "maxLength": 200},
+        **_nullable(
+            {
+                "quality": SHARE,
+                "thumbs": {"enum": ["up", "down"]},
+                "preference": {**SHARE, "description": "How far this round is preferred to the other; 0.5 a tie"},
+                "other_round_id": {**TEXT, "maxLength": 200, "description": "Another round, with `preference`"},
+                "source": {**TEXT, "maxLength": 100, "description": "`gold` where not given, or a judge's name"},
+                "comment": {**TEXT, "maxLength": 10_000},
+                "feedback_id": {**TEXT, "maxLength": 200},
+            }
+        ),
     },
-    "anyOf": [{"required": [name]} for name in ("quality", "thumbs", "preference", "comment")],
-    **_one_of("quality", "thumbs", "preference"),
-    "dependentRequired": {"preference": ["other_round_id"], "other_round_id": ["preference"]},
+    "anyOf": [_given(name) for name in ("quality", "thumbs", "preference", "comment")],
+    **_at_most_one("quality", "thumbs", "preference"),
+    "if": {"anyOf": [_given("preference"), _given("other_round_id")]},
+    "then": _given("preference", "other_round_id"),
     "additionalProperties": False,
+}
+
+DECISION: Schema = {
+    "type": "object",
+    "required": ["model", "propensity", "probabilities", "eligible_models", "quality_per_usd", "router_version"],
+    "properties": {
+        "model": TEXT,
+        "propensity": {**SHARE, "description": "The probability with which it was drawn, exactly"},
+        "probabilities": {"type": "object", "additionalProperties": SHARE},
+        "eligible_models": {"type": "array", "items": TEXT},
+        "quality_per_usd": {
+            "anyOf": [NUMBER, {"const": "inf"}, {"type": "null"}],
+            "description": "The trade-off decided at; null where nothing was traded off",
+        },
+        "router_version": TEXT,
+        "policy": {"type": "string", "description": "What chose"},
+        "reasons": {"type": "array", "items": {"type": "string"}, "description": "Why, in plain words"},
+    },
+}
+
+TAKEN: Schema = {
+    "type": "object",
+    "required": ["feedback_id", "round_id", "status"],
+    "properties": {
+        "feedback_id": TEXT,
+        "round_id": TEXT,
+        "status": {"enum": ["accepted", "duplicate", "unknown"], "description": "`unknown`: no such round"},
+    },
+}
+
+MODEL: Schema = {
+    "type": "object",
+    "required": ["id", "object", "created", "owned_by"],
+    "properties": {"id": TEXT, "object": {"const": "model"}, "created": {"type": "integer"}, "owned_by": TEXT},
 }
 
 ERROR: Schema = {
@@ -167,7 +220,7 @@ def document() -> Schema:
         anything,
         headers={name: {"description": text, "schema": {"type": "string"}} for name, text in ROUTED_HEADERS.items()},
     )
-    chat["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    chat["content"]["text/event-stream"] = {}  # a schema would be read as that of each event
     model_id = {"name": "model", "in": "path", "required": True, "schema": TEXT}
     return {
         "openapi": "3.1.0",
@@ -185,7 +238,9 @@ def document() -> Schema:
                 502,
                 504,
             ),
-            "/v1/route": _post("Decide, call nothing, say why", "route", CHAT, _answer("The decision", anything), 404),
+            "/v1/route": _post(
+                "Decide, call nothing, say why", "route", CHAT, _answer("The decision", DECISION), 403, 404
+            ),
             "/v1/feedback": _post(
                 "Say how good answers were; 200 means that it is durable",
                 "feedback",
@@ -202,12 +257,36 @@ def document() -> Schema:
                         },
                     ]
                 },
-                _answer("What became of it", anything),
+                _answer(
+                    "What became of it, or of each",
+                    {
+                        "oneOf": [
+                            TAKEN,
+                            {
+                                "type": "object",
+                                "required": ["results"],
+                                "properties": {"results": {"type": "array", "items": TAKEN}},
+                            },
+                        ]
+                    },
+                ),
                 404,
             ),
-            "/v1/models": _get("List the models", "models", _answer("The models", anything), 401),
+            "/v1/models": _get(
+                "List the models",
+                "models",
+                _answer(
+                    "The models",
+                    {
+                        "type": "object",
+                        "required": ["object", "data"],
+                        "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": MODEL}},
+                    },
+                ),
+                401,
+            ),
             "/v1/models/{model}": _get(
-                "Show a model", "model", _answer("The model", anything), 401, 404, parameters=[model_id]
+                "Show a model", "model", _answer("The model", MODEL), 401, 404, parameters=[model_id]
             ),
             "/health/live": _get("Whether the process answers", "live", _answer("It does", anything)),
             "/health/ready": _get("Whether to send requests here", "ready", _answer("Yes", anything), 503),
