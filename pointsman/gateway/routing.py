@@ -272,6 +272,16 @@ class RouterDecider:
                 self._sessions.popitem(last=False)
             self._sessions[request.session_id] = Session(model, n_tokens, self._clock())
 
+    def gauges(self) -> dict[str, float]:
+        """Return how the budget is held, for whoever watches; nothing where there is none."""
+        if self.pacer is None:
+            return {}
+        return {
+            "budget_usd_per_request": self.pacer.target_usd,
+            "budget_debt_usd": self.pacer.report().debt_usd,
+            "lambda_quality_per_usd": self.pacer.quality_per_usd,
+        }
+
     def refresh(self) -> bool:
         """Take over what has changed in the registry, and return whether anything has; from any thread.
 

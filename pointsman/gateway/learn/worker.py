@@ -6,6 +6,7 @@ Requests never wait for it; while the store cannot be read, what has been learne
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import threading
@@ -17,11 +18,12 @@ import numpy as np
 
 from pointsman.errors import InvalidLogError, InvalidRouterError, StatisticalWarning
 from pointsman.gateway.learn.heard import Heard, read_log
-from pointsman.gateway.learn.refit import refit
+from pointsman.gateway.learn.refit import Outcome, refit
+from pointsman.gateway.learn.status import LearnerStatus
 from pointsman.gateway.live import log as logger
 from pointsman.gateway.routing import at_prices, open_registry, usual_usd
 from pointsman.live import learn_feedback, online, with_model
-from pointsman.logs.store import RoundStore, open_store
+from pointsman.logs.store import RoundStore, StoreError, open_store
 from pointsman.online.base import ArmPrior
 from pointsman.online.method import Online
 from pointsman.pipeline import warm_start
@@ -53,6 +55,8 @@ class Learner:
         self.version: str | None = None
         self.router: Router | None = None
         self._refitting: threading.Thread | None = None
+        self._refits: list[Outcome] = []
+        self._status = LearnerStatus.read(registry.folder) or LearnerStatus()
 
     def step(self) -> int:
         """Learn feedback that is new, keep the router, and return how much was read: of much, about `MOST_AT_ONCE`.
@@ -97,10 +101,38 @@ class Learner:
 
     def _refit(self) -> None:
         try:
-            refit(self.registry, self.store, self.settings)
+            self._refits.append(refit(self.registry, self.store, self.settings))
         except Exception:
             logger.exception("the refit failed; what serves goes on")
             self.registry.note("refit", None, why="it failed; the learner's log says how")
+
+    def note(self, *, n_read: int, error: Exception | None = None) -> None:
+        """Leave word of a turn beside the routers; where that is not possible, learning goes on.
+
+        Args:
+            n_read: Feedback read in it.
+            error: What ended it; None where it went well.
+        """
+        through = 0 if self.router is None else online(self.router).learned_through
+        waiting = None
+        with contextlib.suppress(StoreError), self.store.snapshot() as snapshot:
+            waiting = int(snapshot.fetch("SELECT COUNT(*) FROM feedback WHERE seq > ?", through)[0][0])
+        status = dataclasses.replace(
+            self._status,
+            at=time.time(),
+            learned_through=through,
+            waiting=waiting,
+            n_learned=self._status.n_learned + n_read,
+            last_error=None if error is None else type(error).__name__,
+        )
+        while self._refits:
+            outcome = self._refits.pop(0)
+            status = status.after_refit(outcome.version, is_promoted=outcome.is_promoted, why=outcome.why)
+        self._status = status
+        try:
+            status.write(self.registry.folder)
+        except OSError as failure:
+            logger.error("nobody can be told how learning goes: %s", failure)
 
     def _begin(self, version: str) -> Router | None:
         """Return the router to learn with; None where there is too little yet to make one of what serves."""
@@ -176,8 +208,10 @@ def run(file: SettingsFile, stop: threading.Event | None = None, *, once: bool =
         with open_store(settings.store.url.get_secret_value()) as store:
             learner = Learner(registry, store, settings)
             if once:
-                while learner.step():
-                    pass
+                n_read = -1
+                while n_read:
+                    n_read = learner.step()
+                    learner.note(n_read=n_read)
                 return
             while not stop.is_set():
                 if file.changed() and file.reload():
@@ -187,18 +221,19 @@ def run(file: SettingsFile, stop: threading.Event | None = None, *, once: bool =
 
 
 def _turn(learner: Learner) -> int:
-    n_read = 0
-    if not learner.settings.learn.enabled:
-        return n_read
-    try:
-        n_read = learner.step()
-        if n_read:
-            logger.info("learned %d feedback into version %s", n_read, learner.version)
-        if learner.is_refit_due():
-            learner.refit_aside()
-    except Exception as error:
-        # Whatever is wrong, it may pass, and what has been learned goes on deciding.
-        logger.error("nothing was learned this time: %s: %s", type(error).__name__, error)
+    n_read, failure = 0, None
+    if learner.settings.learn.enabled:
+        try:
+            n_read = learner.step()
+            if n_read:
+                logger.info("learned %d feedback into version %s", n_read, learner.version)
+            if learner.is_refit_due():
+                learner.refit_aside()
+        except Exception as error:
+            # Whatever is wrong, it may pass, and what has been learned goes on deciding.
+            logger.error("nothing was learned this time: %s: %s", type(error).__name__, error)
+            failure = error
+    learner.note(n_read=n_read, error=failure)
     return n_read
 
 
