@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import orjson
 from starlette.applications import Starlette
@@ -21,6 +22,7 @@ from pointsman.gateway.chat import ChatCompletions
 from pointsman.gateway.errors import ApiError, error_body
 from pointsman.gateway.feedback import parse_feedback, told
 from pointsman.gateway.keys import KeyRing
+from pointsman.gateway.learn.status import LearnerStatus
 from pointsman.gateway.live import Live, log
 from pointsman.gateway.openapi import document as openapi_document
 from pointsman.gateway.request import (
@@ -32,6 +34,7 @@ from pointsman.gateway.request import (
     parse_object,
     unknown_model,
 )
+from pointsman.gateway.routing import registry_folder
 from pointsman.gateway.serving import Serving
 from pointsman.gateway.upstream import UpstreamError
 from pointsman.router import json_number
@@ -43,7 +46,27 @@ if TYPE_CHECKING:
     from pointsman.gateway.settings import Settings
 
 SEE_SPENDING_S = 15.0
+DECIDER_GAUGES = {
+    "budget_usd_per_request": "What a request may cost on average, by the budget",
+    "budget_debt_usd": "What was spent above the budget so far; below it where negative",
+    "lambda_quality_per_usd": "Trade-off that the budget asks for, in quality points per USD",
+}
+"""What a decider's `gauges` may return: those of its budget, where it holds one."""
+LEARNER_METRICS = {
+    "learner_seconds_since_turn": "Time since the learner last looked for feedback",
+    "learner_feedback_waiting": "Feedback that the current version has not learned; NaN while the store is away",
+    "refit_promoted_total": "Refits that were promoted",
+    "refit_kept_in_shadow_total": "Refits that were not shown to be good enough",
+}
 Answering = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+@runtime_checkable
+class Gauged(Protocol):
+    """A decider that tells of itself."""
+
+    def gauges(self) -> Mapping[str, float]:
+        """Return what it tells now, by the names of `DECIDER_GAUGES`."""
 
 
 def make_app(settings: Settings, decider: Decider, writer: RoundWriter, **shared: Any) -> Starlette:
@@ -57,6 +80,9 @@ def make_app(settings: Settings, decider: Decider, writer: RoundWriter, **shared
 
     Returns:
         An ASGI application; `app.state.live` is what is alive in it, whose `replace` changes settings or decider.
+
+    Raises:
+        MissingDependencyError: Telemetry is on, and its packages are not installed.
     """
     live = Live(serving=Serving.of(settings), decider=decider, writer=writer, keys=KeyRing(settings.keys), **shared)
     live.metrics.watch(
@@ -65,7 +91,14 @@ def make_app(settings: Settings, decider: Decider, writer: RoundWriter, **shared
         "model",
         lambda: {name: float(model.breaker.available) for name, model in live.serving.models.items()},
     )
+    live.metrics.sample(DECIDER_GAUGES, lambda: gauges(live.decider))
+    tracing = None
+    if settings.telemetry.otlp_endpoint is not None:
+        from pointsman.gateway.tracing import Tracing
+
+        tracing = Tracing(settings.telemetry)
     routes = Routes(live)
+    live.metrics.sample(LEARNER_METRICS, routes.learner_metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -74,10 +107,12 @@ def make_app(settings: Settings, decider: Decider, writer: RoundWriter, **shared
         yield
         watching.cancel()
         await live.client.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = Starlette(
         routes=[
-            Route("/v1/chat/completions", ChatCompletions(live), methods=["POST"]),
+            Route("/v1/chat/completions", ChatCompletions(live, tracing), methods=["POST"]),
             Route("/v1/embeddings", answering(routes.embeddings), methods=["POST"]),
             Route("/v1/route", answering(routes.route), methods=["POST"]),
             Route("/v1/feedback", answering(routes.feedback), methods=["POST"]),
@@ -110,6 +145,11 @@ async def watch_spending(live: Live) -> None:
     while True:
         await asyncio.sleep(SEE_SPENDING_S)
         await see_spending(live)
+
+
+def gauges(decider: Decider) -> Mapping[str, float]:
+    """Return what a decider tells of itself, of `DECIDER_GAUGES`; nothing where it tells nothing."""
+    return decider.gauges() if isinstance(decider, Gauged) else {}
 
 
 def json_response(content: Any, status: int = 200) -> Response:
@@ -155,6 +195,7 @@ class Routes:
     def __init__(self, live: Live) -> None:
         self.live = live
         self.since = int(time.time())
+        self.learner: LearnerStatus | None = None
 
     async def _body(self, request: Request) -> bytes:
         limits = self.live.serving.settings.limits
@@ -202,8 +243,11 @@ class Routes:
             raise ApiError(
                 503, "the feedback could not be stored; send it again", headers={"retry-after": "1"}
             ) from None
-        for result in results:
-            self.live.metrics.feedback(result.status).inc()
+        metrics = self.live.metrics
+        for said, result in zip(given, results, strict=True):
+            metrics.feedback(result.status).inc()
+            if result.status == "accepted" and result.decided_at is not None:
+                metrics.feedback_lag().observe(max(said.received_at - result.decided_at, 0.0))
         return json_response(*told(results, is_batch=is_batch))
 
     async def embeddings(self, request: Request) -> Response:
@@ -278,7 +322,23 @@ class Routes:
 
     async def metrics(self, _: Request) -> Response:
         """Give the metrics to Prometheus."""
+        # In a thread: the routers may be on a disk that others share.
+        folder = registry_folder(self.live.serving.settings)
+        self.learner = await asyncio.to_thread(LearnerStatus.read, folder)
         return Response(self.live.metrics.exposition(), headers={"content-type": prometheus.CONTENT_TYPE})
+
+    def learner_metrics(self) -> dict[str, float]:
+        """Return what the learner last said of itself; nothing where there is none."""
+        status = self.learner
+        if status is None:
+            return {}
+        waiting = math.nan if status.waiting is None else status.waiting
+        return {
+            "learner_seconds_since_turn": max(time.time() - status.at, 0.0),
+            "learner_feedback_waiting": waiting,
+            "refit_promoted_total": status.n_promoted,
+            "refit_kept_in_shadow_total": status.n_kept_in_shadow,
+        }
 
     async def openapi(self, _: Request) -> Response:
         """Describe the API."""

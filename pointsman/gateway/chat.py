@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pointsman.gateway.keys import Key
     from pointsman.gateway.live import Live
     from pointsman.gateway.serving import ServedModel, Serving
+    from pointsman.gateway.tracing import Tracing
     from pointsman.logs.store.records import Outcome
 
 CLIENT_CLOSED = 499
@@ -49,8 +50,9 @@ STREAMED: Headers = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"n
 class ChatCompletions:
     """The route `POST /v1/chat/completions`, an ASGI application."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, tracing: Tracing | None = None) -> None:
         self._live = live
+        self._tracing = tracing
         self._refuse_usage: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +69,15 @@ class ChatCompletions:
                 raise ApiError(503, "too many requests are being answered", headers={"retry-after": "1"})
             live.metrics.in_flight += 1
             try:
-                exchange = Exchange(live, serving, scope["headers"], body, key=key, refuse_usage=self._refuse_usage)
+                exchange = Exchange(
+                    live,
+                    serving,
+                    scope["headers"],
+                    body,
+                    key=key,
+                    refuse_usage=self._refuse_usage,
+                    tracing=self._tracing,
+                )
                 async with ClientWatch(receive) as watch:
                     try:
                         await exchange.run(send)
@@ -95,6 +105,7 @@ class Exchange:
         body: Of the request.
         key: Whose it is; None without keys.
         refuse_usage: Names of the models whose upstream is known to refuse `stream_options`.
+        tracing: Takes its span; None where there is no telemetry.
 
     Raises:
         ApiError: The request is at fault, or no model can take it.
@@ -109,6 +120,7 @@ class Exchange:
         *,
         key: Key | None,
         refuse_usage: set[str],
+        tracing: Tracing | None = None,
     ) -> None:
         self.begun = time.perf_counter()
         self.decided_at = time.time()
@@ -123,9 +135,12 @@ class Exchange:
             self.request.route, serving, key=key, pinned=self.request.model
         )
         if self.decided.policy not in ("pinned", "default"):
-            live.metrics.chose(self.decided.model, self.decided.propensity)
+            live.metrics.chose(self.decided.model, self.decided.propensity, self.decided.expected_regret)
         self.round_id = uuid.uuid4().hex
         self.served = serving.models[self.decided.model]
+        self.tracing = tracing
+        if tracing is not None:
+            self.span = tracing.begin(self.traced, model=self.request.model, at=self.decided_at)
         self.called = time.perf_counter()
         self.answered = self.called
         self.ttft_s = math.nan
@@ -330,3 +345,5 @@ class Exchange:
             metrics.unknown_cost(served).inc()
         else:
             metrics.spend(served).inc(cost_usd)
+        if self.tracing is not None:
+            self.tracing.end(self.span, self, outcome=outcome, status=status, latency_s=latency_s, cost_usd=cost_usd)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+LAG_SECONDS = (1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400, 604_800, 2_592_000)
 OVERHEAD_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 M = TypeVar("M", Counter, Histogram)
@@ -45,9 +46,12 @@ class Metrics:
         self.router_failures = self._counter("router_failures", "Decisions left to the default model", ("reason",))
         self.rounds_lost = self._counter("rounds_not_logged", "Rounds that the store did not take", ())
         self.feedback = self._counter("feedback", "Feedback received", ("status",))
+        self.feedback_lag = self._histogram("feedback_lag_seconds", "From a decision to its feedback", LAG_SECONDS)
         # Sums, so that the effective sample size of any window is a quotient of rates, (sum 1/p)^2 / sum 1/p^2.
         self.inverse_propensity = self._counter("inverse_propensity", "Sum of 1 / propensity of the choices", ())
         self.inverse_propensity_squares = self._counter("inverse_propensity_squares", "Sum of their squares", ())
+        self.expected_regret = self._counter("expected_regret", "Sum of what choices are expected to give up", ())
+        self.expected_regret_rounds = self._counter("expected_regret_rounds", "Choices that it is the sum of", ())
         self.in_flight = 0
         self.least_propensity = math.inf
         self.gauge("requests_in_flight", "Requests being answered", lambda: self.in_flight)
@@ -81,9 +85,28 @@ class Metrics:
         """
         self.registry.register(_Watched(name, text, label, values))
 
-    def chose(self, model: str, propensity: float) -> None:
-        """Count a router's choice."""
+    def sample(self, texts: Mapping[str, str], values: Callable[[], Mapping[str, float]]) -> None:
+        """Add metrics without labels that are read together when they are scraped, and may be absent.
+
+        Args:
+            texts: What each means, by its name without the prefix. A name that ends in `_total` is a counter's.
+            values: Returns the values there are, by name.
+        """
+        self.registry.register(_Sampled(texts, values))
+
+    def chose(self, model: str, propensity: float, expected_regret: float) -> None:
+        """Count a router's choice.
+
+        Args:
+            model: The chosen one.
+            propensity: Its probability, in (0, 1].
+            expected_regret: What the draw is expected to give up, in quality points; NaN, which counts nothing, where
+                the router predicts nothing.
+        """
         self.choices(model).inc()
+        if math.isfinite(expected_regret):
+            self.expected_regret().inc(max(expected_regret, 0.0))
+            self.expected_regret_rounds().inc()
         self.inverse_propensity().inc(1 / propensity)
         self.inverse_propensity_squares().inc(1 / propensity**2)
         self.least_propensity = min(self.least_propensity, propensity)
@@ -119,3 +142,13 @@ class _Watched(Collector):
         for value, number in self._values().items():
             family.add_metric([value], number)
         yield family
+
+
+class _Sampled(Collector):
+    def __init__(self, texts: Mapping[str, str], values: Callable[[], Mapping[str, float]]) -> None:
+        self._texts, self._values = texts, values
+
+    def collect(self) -> Iterator[Metric]:
+        for name, value in self._values().items():
+            family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            yield family(f"pointsman_{name}", self._texts[name], value=value)

@@ -20,7 +20,10 @@ def plan(settings: Settings) -> State:
 
     Raises:
         InvalidRouterError: `router.path` holds no router, or a damaged one.
+        MissingDependencyError: `telemetry` is on, and its packages are not installed.
     """
+    if settings.telemetry.otlp_endpoint is not None:
+        import pointsman.gateway.tracing  # noqa: F401
     router, notes = _router(settings)
     return {
         "listen": f"http://{settings.server.host}:{settings.server.port}",
@@ -35,6 +38,7 @@ def plan(settings: Settings) -> State:
         "store": settings.store.shown_url,
         "prompts": settings.store.prompts,
         "learn": settings.learn.model_dump(),
+        "telemetry": settings.telemetry.otlp_endpoint,
         "notes": [*settings.notes, *_doubts(settings), *notes],
     }
 

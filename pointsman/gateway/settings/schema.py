@@ -59,17 +59,22 @@ def _fault(rule: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{rule}", {"rule": rule})
 
 
-def _check_base_url(url: str) -> str:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # an open bracket, or a port that is none
-        is_url = False
-    if not is_url:
-        raise _fault("must be an http:// or https:// URL, such as https://api.openai.com/v1")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise _fault("must hold no user, password or query; put secrets into api_key or headers")
-    return url.rstrip("/")
+def _url(*, example: str, secrets: str) -> AfterValidator:
+    """Return what holds a text to a URL without secrets, which go elsewhere."""
+
+    def check(url: str) -> str:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # an open bracket, or a port that is none
+            is_url = False
+        if not is_url:
+            raise _fault(f"must be an http:// or https:// URL, such as {example}")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise _fault(f"must hold no user, password or query; put secrets into {secrets}")
+        return url.rstrip("/")
+
+    return AfterValidator(check)
 
 
 def _check_store_url(url: SecretStr) -> SecretStr:
@@ -130,7 +135,8 @@ def _matching(pattern: str, rule: str) -> tuple[AfterValidator, FieldInfo]:
 
 
 LocalPath = Annotated[Path, AfterValidator(_at_origin)]
-BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
+BaseUrl = Annotated[str, _url(example="https://api.openai.com/v1", secrets="api_key or headers")]
+OtlpUrl = Annotated[str, _url(example="http://localhost:4318", secrets="headers")]
 StoreUrl = Annotated[SecretStr, AfterValidator(_check_store_url)]
 ApiKey = Annotated[SecretStr | None, AfterValidator(_check_secret)]
 Headers = Annotated[dict[str, SecretStr], AfterValidator(_check_header_names)]
@@ -469,6 +475,19 @@ class LearnSettings(Section):
     """share of requests that a router in canary decides"""
 
 
+class TelemetrySettings(Section):
+    """Where OpenTelemetry spans and metrics go; it needs `pip install 'pointsman[otel]'`. A change needs a restart."""
+
+    otlp_endpoint: OtlpUrl | None = None
+    """URL of a collector of OTLP over HTTP, without /v1/traces, such as http://localhost:4318; off where not given"""
+    headers: Headers = {}
+    """sent to the collector; values are secrets"""
+    service_name: Text = "pointsman"
+    """name of this service there"""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """share of the traces begun here that are sent; of a client's own trace, its traceparent says whether"""
+
+
 class Settings(BaseSettings):
     """All settings of the gateway, checked as a whole: names refer to what is there, every price is known.
 
@@ -504,6 +523,7 @@ class Settings(BaseSettings):
     fallback: tuple[str, ...] = ()
     """models that answer, in this order, where the chosen one fails before its first content"""
     learn: LearnSettings = LearnSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     _facts: dict[str, ModelFacts] = PrivateAttr(default_factory=dict)
     _notes: tuple[str, ...] = PrivateAttr(default=())

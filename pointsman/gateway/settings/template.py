@@ -4,7 +4,7 @@
 TEMPLATE = """\
 # Settings of the gateway. Check them with `pointsman serve --check`; all there are: docs/configuration.md.
 # ${NAME} is an environment variable, ${NAME:-default} one that may be unset. Paths start at this file's folder.
-# Saved changes are taken over while the gateway runs, unless they are wrong; only server and store.url need a restart.
+# Saved changes that are right are taken over while the gateway runs; server, store.url and telemetry need a restart.
 
 server:
   host: 127.0.0.1 # 0.0.0.0 listens to other machines as well: then set keys
@@ -86,4 +86,9 @@ learn:
   interval_s: 5
 #  refit_interval_s: 86400 # from the log; a refit serves once it is shown to be no worse
 #  gate: {requirement: "utility>=0", confidence: 0.95, min_rounds: 1000}
+
+# OpenTelemetry, by its conventions for generative AI, without any text; Prometheus reads /metrics in any case.
+#telemetry:
+#  otlp_endpoint: http://localhost:4318
+#  sample_ratio: 0.1
 """

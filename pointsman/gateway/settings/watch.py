@@ -13,7 +13,7 @@ from pointsman.gateway.settings.schema import Settings
 
 Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
-NEED_RESTART: Final = ("server", "store.url")
+NEED_RESTART: Final = ("server", "store.url", "telemetry")
 """What a running gateway cannot take over."""
 
 
