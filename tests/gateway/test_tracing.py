@@ -39,6 +39,8 @@ class Collector:
         resource: Attributes of the last resource.
         headers: Of the last request.
         raw: All bytes received.
+        paths: Of all requests.
+        refuses: Whether all are answered with 401.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,8 @@ class Collector:
         self.resource: dict[str, Any] = {}
         self.headers: dict[str, str] = {}
         self.raw = b""
+        self.paths: list[str] = []
+        self.refuses = False
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -64,6 +68,7 @@ class Collector:
         """Read an export, and say that it has come."""
         body = request.rfile.read(int(request.headers["content-length"]))
         self.raw += body
+        self.paths.append(request.path)
         self.headers = {name.lower(): value for name, value in request.headers.items()}
         if request.path == "/v1/traces":
             for group in ExportTraceServiceRequest.FromString(body).resource_spans:
@@ -72,7 +77,8 @@ class Collector:
         elif request.path == "/v1/metrics":
             for each in ExportMetricsServiceRequest.FromString(body).resource_metrics:
                 self.measurements |= {metric.name: metric for scope in each.scope_metrics for metric in scope.metrics}
-        request.send_response(200 if request.path in ("/v1/traces", "/v1/metrics") else 404)
+        is_known = request.path in ("/v1/traces", "/v1/metrics")
+        request.send_response(401 if self.refuses else 200 if is_known else 404)
         request.send_header("content-length", "0")
         request.end_headers()
 
@@ -302,6 +308,19 @@ def test_a_collector_that_is_away_costs_no_request(
         began = time.monotonic()
         gateway.stack.close()
         assert time.monotonic() - began < EXPORT_S + 5
+
+
+def test_a_collector_that_refuses_is_told_of_once(
+    collector: Collector, make_gateway: Any, caplog: pytest.LogCaptureFixture
+):
+    """However many exports fail, the log has one line of spans and one of measurements."""
+    collector.refuses = True
+    gateway = make_gateway(telemetry={"otlp_endpoint": collector.url})
+    for n in range(1, 4):
+        ask(gateway)
+        wait_until(lambda: min(map(collector.paths.count, ("/v1/traces", "/v1/metrics"))) >= n)  # noqa: B023 - at once
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert sorted(line.split()[0] for line in lines) == ["measurements", "spans"]
 
 
 def test_what_waits_is_sent_at_the_end(collector: Collector, make_gateway: Any, monkeypatch: pytest.MonkeyPatch):
