@@ -323,7 +323,9 @@ def test_a_collector_that_refuses_is_told_of_once(
     assert sorted(line.split()[0] for line in lines) == ["measurements", "spans"]
 
 
-def test_what_waits_is_sent_at_the_end(collector: Collector, make_gateway: Any, monkeypatch: pytest.MonkeyPatch):
+def test_what_waits_is_sent_at_the_end(
+    collector: Collector, make_gateway: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     """A gateway that stops loses no span and no measurement, though it was not yet time to send any."""
     for name in ("OTEL_BSP_SCHEDULE_DELAY", "OTEL_METRIC_EXPORT_INTERVAL"):
         monkeypatch.setenv(name, "60000")
@@ -333,6 +335,7 @@ def test_what_waits_is_sent_at_the_end(collector: Collector, make_gateway: Any, 
     gateway.stack.close()
     assert len(collector.spans) == 1
     assert "gen_ai.client.token.usage" in collector.measurements
+    assert "otlp" not in caplog.text
 
 
 FAKE = {
