@@ -23,9 +23,9 @@ from pointsman.trade_off import TradeOff
 World = Literal["synthetic", "routerbench"]
 Level = Literal["low", "middle", "high", "above all", "below all"]
 Prices = Literal["steady", "x 10, told", "x 10, not told", "/ 10, told", "/ 10, not told"]
-System = Literal["pointsman", "pointsman, no floor", "paretobandit", "paretobandit, its cost penalty"]
+System = Literal["pointsman", "paretobandit", "paretobandit, its cost penalty"]
 
-N_ROUNDS, N_SEEDS = 2_000, 6
+N_ROUNDS, N_SEEDS = 2_000, 10
 N_FEATURES = 25
 SHARES: dict[Level, float] = {"low": 0.4, "middle": 0.55, "high": 0.7}
 """Budgets, as shares of the way from the cheapest arm's mean cost to the dearest's, in logs."""
@@ -36,8 +36,9 @@ CHANGE = 10.0
 TOKENS = 600
 """What the peer takes an answer to have; its prices are those at which so many cost what the arm does."""
 STEADY_SLACK, CHANGED_SLACK = 0.004, 0.02
-"""What may be owed, or left to be spent, after all rounds, over the budget of all, beside one call of the dearest arm:
-root mean square over seeds, of the bandit without a floor, which calls that arm however dear it is."""
+"""What may be owed after all rounds, over the budget of all, beside one call of the dearest arm: root mean square over
+seeds. What is left to be spent counts as well at steady prices, and where a price has risen; after it has fallen, less
+is wanted than the budget allows."""
 WORSE_Z = 2.0
 """Standard errors by which the peer's quality may be ahead in a cell before it counts as better."""
 
@@ -190,7 +191,6 @@ def _run(job: tuple[Cell, int]) -> dict[System, Run]:
     problem = pose(cell, seed=seed)
     return {
         "pointsman": _pointsman(problem),
-        "pointsman, no floor": _pointsman(problem, floor=0.0),
         "paretobandit": _paretobandit(problem, cost_penalty=0.0),
         "paretobandit, its cost penalty": _paretobandit(problem, cost_penalty=0.3),
     }
@@ -215,10 +215,10 @@ def pose(cell: Cell, *, seed: int) -> Problem:
     )
 
 
-def _pointsman(problem: Problem, **options: float) -> Run:
+def _pointsman(problem: Problem) -> Run:
     rng = np.random.default_rng([problem.seed, 42])
     context, quality, cost_usd = problem.stream.context, problem.stream.quality, problem.cost_usd
-    policy = PooledThompson(n_arms=cost_usd.shape[1], n_features=N_FEATURES, **options)  # type: ignore[arg-type]
+    policy = PooledThompson(n_arms=cost_usd.shape[1], n_features=N_FEATURES)
     pacer = Pacer(budget_usd_per_request=problem.budget_usd)
     arms = np.empty(N_ROUNDS, dtype=np.int64)
     for i in range(N_ROUNDS):
@@ -285,23 +285,26 @@ def _report(found: dict[Cell, list[dict[System, Run]]], *, n_seeds: int) -> Repo
                 ]
             )
     bound = {cell: runs for cell, runs in found.items() if cell.level in SHARES}
-    owed = {cell: _owed([run["pointsman, no floor"] for run in runs]) for cell, runs in bound.items()}
-    call = {cell: float(np.mean([run["pointsman"].call for run in runs])) for cell, runs in bound.items()}
-    steady = {cell: owed[cell] - call[cell] for cell in bound if cell.prices == "steady"}
-    changed = {cell: owed[cell] - call[cell] for cell in bound if cell.prices != "steady"}
-    over = {
-        system: max(float(_off([run[system] for run in runs]).mean()) for runs in bound.values()) for system in systems
+    ours = {cell: [run["pointsman"] for run in runs] for cell, runs in bound.items()}
+    beside = {cell: _owed(runs) - float(np.mean([run.call for run in runs])) for cell, runs in ours.items()}
+    steady = [beside[cell] for cell in bound if cell.prices == "steady"]
+    risen = [beside[cell] for cell in bound if cell.prices.startswith("x")]
+    fallen = [max(run.debt for run in ours[cell]) for cell in bound if cell.prices.startswith("/")]
+    wanted = [float(_off(ours[cell]).mean()) for cell in bound if cell.prices.startswith("/")]
+    off = {
+        system: [
+            float(_off([run[system] for run in runs]).mean()) for cell, runs in bound.items() if cell.prices == "steady"
+        ]
+        for system in systems
     }
-    under = {
-        system: min(float(_off([run[system] for run in runs]).mean()) for runs in bound.values()) for system in systems
-    }
+    over, under = ({system: pick(each) for system, each in off.items()} for pick in (max, min))
     behind = [
         cell
         for cell, runs in bound.items()
         # A peer that overspends buys with what it was not given.
         if any(
             _ahead(runs, system).z() < -WORSE_Z and np.mean([run[system].spend for run in runs]) <= 1 + CHANGED_SLACK
-            for system in systems[2:]
+            for system in systems[1:]
         )
     ]
     flagged = [run["pointsman"].flagged for cell, runs in found.items() if cell.level == "below all" for run in runs]
@@ -311,15 +314,16 @@ def _report(found: dict[Cell, list[dict[System, Run]]], *, n_seeds: int) -> Repo
     return Report(
         name="budget",
         asked="Does the pacer hold a budget, through price changes too, and buy at least what ParetoBandit's does?",
-        found=f"After {N_ROUNDS:,} rounds at steady prices a bandit without a floor owes, or has left, at most "
-        f"{max(steady.values()):.2%} of the budget and one call of the dearest arm (root mean square over {n_seeds} "
-        f"seeds, worst of {len(steady)} cells), after a tenfold change of that arm's price "
-        f"{max(changed.values(), default=math.nan):.2%}. Mean spend of the default is {under['pointsman']:+.1%} to "
-        f"{over['pointsman']:+.1%} off the budget, ParetoBandit's {under['paretobandit']:+.1%} to "
+        found=f"After {N_ROUNDS:,} rounds at steady prices the default owes, or has left, at most {max(steady):.2%} of "
+        f"the budget and one call of the dearest arm (root mean square over {n_seeds} seeds, worst of {len(steady)} "
+        f"cells), after a tenfold rise of that arm's price {max(risen, default=math.nan):.2%}; after a tenfold fall it "
+        f"owes at most {max(fallen, default=math.nan):.2%} in any run, and spends {min(wanted, default=math.nan):+.1%} "
+        f"to {max(wanted, default=math.nan):+.1%} off the budget, as less is wanted. Mean spend at steady prices is "
+        f"{under['pointsman']:+.1%} to {over['pointsman']:+.1%} off, ParetoBandit's {under['paretobandit']:+.1%} to "
         f"{over['paretobandit']:+.1%}. Quality is behind ParetoBandit's by more than {WORSE_Z:g} standard errors, "
         f"where that kept to its budget, in {len(behind)} of {len(bound)} cells.",
-        holds=max(steady.values()) <= STEADY_SLACK
-        and max(changed.values(), default=0.0) <= CHANGED_SLACK
+        holds=max(steady) <= STEADY_SLACK
+        and max([*risen, *fallen], default=0.0) <= CHANGED_SLACK
         and not behind
         and all(flagged)
         and not any(false_flags),
@@ -330,9 +334,7 @@ def _report(found: dict[Cell, list[dict[System, Run]]], *, n_seeds: int) -> Repo
             "from the cheapest arm's mean cost to the dearest's; "
             f"*above all* is {ABOVE:g} times the dearest's, *below all* {BELOW:g} times the cheapest's. The "
             "price of the dearest arm changes half way, and systems are told, or find out from costs. *pointsman*: "
-            "`PooledThompson` and `Pacer`, defaults, base trade-off quality only, no price known beforehand; *no "
-            "floor*: without the probability that the bandit spreads over all arms, however dear: a third of a percent "
-            "of calls to an arm of a hundred budgets is a third of the budget, and comes in lumps. "
+            "`PooledThompson` and `Pacer`, defaults, base trade-off quality only, no price known beforehand. "
             "*paretobandit* 0.1.1: `BanditRouter` and `BudgetPacer` through their public names, defaults, no priors, "
             "prices known, with its static cost penalty at 0, as quality is all that is wanted within the budget, and "
             "at its default 0.3. Both learn from the same prompts in the same order.",

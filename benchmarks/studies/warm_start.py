@@ -34,7 +34,7 @@ DIALS: Mapping[str, tuple[float, ...]] = {
 }
 """Dials of each table: lambda in units of 1 / mean cost of its dearest arm."""
 LOGGERS: tuple[Start, ...] = ("uniform", "confounded")
-N_LOGGED, N_SEEDS = 1_000, 8
+N_LOGGED, N_SEEDS = 1_000, 10
 HORIZONS = (100, 300, 500, 1_000, 1_500)
 FIFTH = 5
 """The rank of the arm that the log's best one changes places with; the last where a table has fewer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple, Self
@@ -43,10 +44,10 @@ COST_NOISE = 0.5
 """Variance of a relative cost about its expectation."""
 LEAST_RELATIVE_COST = 0.02
 """No call is expected to cost less than this share of an arm's usual cost."""
-LOG_ALARM, LEAST_AGAINST = 3.5, 5
+LOG_ALARM, LEAST_AGAINST = 2.5, 5
 """Standard errors by which an arm's answers contradict a log, and how many there must be."""
-KEPT_OF_LOG = 0.1
-"""Share of all certainty that is kept then: forgetting more was slower, for most of what the log said still holds."""
+KEPT_OF_LOG = 0.02
+"""Share of the log's weight that is kept then."""
 FORGET_EVERY = 64
 """Outcomes after which geometric forgetting is made up for, all at once."""
 SLACK = 0.5
@@ -91,20 +92,22 @@ class _Log:
     """What a log had said, held against the answers since.
 
     Attributes:
-        mean: Posterior mean of the coefficients then.
+        posterior: As it was then; what is forgotten or loosened since is so here, too.
         variance: (n_arms,) of each arm's mean then.
         against: (n_arms, 2) sum of the answers less what the log expected, and how many.
+        sums: (2,) of the outcomes' squares about what was expected before the first, and of their weights.
     """
 
-    mean: Vector
+    posterior: LinearPosterior
     variance: Vector
     against: NDArray[np.float64]
+    sums: Vector
 
     def is_contradicted(self, row: Row, arm: int, quality: float, *, noise: float) -> bool:
         """Count an answer; return whether the arm's answers together contradict the log."""
         if arm >= self.variance.size:
             return False
-        expected = sum(float(values @ self.mean[place]) for place, values in row)
+        expected = sum(float(values @ self.posterior.mean[place]) for place, values in row)
         self.against[arm] += quality - expected, 1.0
         total, count = self.against[arm]
         return bool(
@@ -341,6 +344,9 @@ class PooledThompson(OnlinePolicy):
     def forget(self, kept: float) -> None:
         """Have all outcomes so far keep this share, in [0, 1], of their weight, and explore as if there were so few."""
         self.quality.forget(kept)
+        if self._log is not None:
+            self._log.posterior.forget(kept)
+            self._log.sums[:] *= kept
         self.misfit *= kept
         self.n_outcomes *= kept
         self.n_explored *= kept
@@ -355,13 +361,15 @@ class PooledThompson(OnlinePolicy):
 
             z_t = sum_i (y_i - phi_i . m) / sqrt(n s + n^2 v_t),
 
-        v_t the variance of the log's mean of the arm, over `context`; beyond 3.5 all but a tenth is forgotten.
+        v_t the variance of the log's mean of the arm, over `context`. Beyond 2.5 all but a fiftieth of the log is taken
+        back; the answers since count in full. A false alarm costs little: what the log said is soon learned again.
 
         Args:
             context: (n, n_features) prompts like those of the log; the log is in the posterior already.
         """
         variance = self._covariance(self._features(context).mean(axis=0)).diagonal().copy()
-        self._log = _Log(self.quality.mean.copy(), variance, np.zeros((self.n_arms, 2)))
+        sums = np.array([self._total(), self.n_outcomes])
+        self._log = _Log(copy.deepcopy(self.quality), variance, np.zeros((self.n_arms, 2)), sums)
 
     def recentre(self, context: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
         """Expect these qualities of every arm for these prompts, as surely as before.
@@ -417,8 +425,7 @@ class PooledThompson(OnlinePolicy):
         if math.isfinite(self.alarm):
             self._watch(arm, residual)
         if self._log is not None and self._log.is_contradicted(row, arm, quality, noise=self.quality.noise):
-            self._log = None
-            self.forget(KEPT_OF_LOG)
+            self._forget_log()
         if math.isfinite(self.memory):
             self.n_since += 1
             if self.n_since >= FORGET_EVERY:
@@ -442,7 +449,10 @@ class PooledThompson(OnlinePolicy):
         step = residual / usual
         up, down = max(0.0, up + step - SLACK), max(0.0, down - step - SLACK)
         if max(up, down) > self.alarm:
-            self.quality.loosen(np.arange(*self._place(arm)), KEPT_AT_ALARM)
+            own = np.arange(*self._place(arm))
+            self.quality.loosen(own, KEPT_AT_ALARM)
+            if self._log is not None and arm < self._log.variance.size:
+                self._log.posterior.loosen(own, KEPT_AT_ALARM)
             self._seen = [
                 each._replace(weight=each.weight * KEPT_AT_ALARM) if each.arm == arm else each for each in self._seen
             ]
@@ -508,7 +518,26 @@ class PooledThompson(OnlinePolicy):
     def _reconsider(self) -> None:
         """Choose the variances anew by evidence on all outcomes, and take the posterior to them."""
         gram, cross = self.quality.moments()
-        self._choose(gram, cross, total=self.quality.noise * (self.misfit + self.quality.explained))
+        self._choose(gram, cross, total=self._total())
+        self.reconsider_at = RECONSIDER * self.n_outcomes
+
+    def _total(self) -> float:
+        """Return the sum of squares of all outcomes about what was expected before the first."""
+        return self.quality.noise * (self.misfit + self.quality.explained)
+
+    def _forget_log(self) -> None:
+        """Take back all but a share of what the log said; answers since count in full."""
+        assert self._log is not None  # noqa: S101 - who calls has it
+        log, taken = self._log, 1 - KEPT_OF_LOG
+        self._log = None
+        gram, cross = self.quality.moments()
+        known = log.posterior.mean.size  # arms that came since are none of its business
+        for whole, part in zip((gram[:known, :known], cross[:known]), log.posterior.moments(), strict=True):
+            whole -= taken * part
+        total, n_outcomes = np.array([self._total(), self.n_outcomes]) - taken * log.sums
+        self.n_outcomes = float(n_outcomes)
+        self.n_explored = self.n_outcomes
+        self._choose(gram, cross, total=float(total))
         self.reconsider_at = RECONSIDER * self.n_outcomes
 
     def _choose(self, gram: NDArray[np.float64], cross: Vector, *, total: float) -> None:
@@ -632,7 +661,8 @@ class PooledThompson(OnlinePolicy):
             "seen_outcome": np.array([each[1:] for each in self._seen], dtype=np.float64).reshape(-1, 4),
         }
         if self._log is not None:
-            arrays |= {f"log.{name}": getattr(self._log, name) for name in ("mean", "variance", "against")}
+            arrays |= {f"log.{name}": getattr(self._log, name) for name in ("variance", "against", "sums")}
+            arrays |= prefixed("log.posterior.", self._log.posterior.state())
         for name, part in (("components", self.components), ("quality", self.quality), ("cost", self.cost)):
             arrays |= prefixed(f"{name}.", part.state())
         return values, arrays
@@ -655,7 +685,8 @@ class PooledThompson(OnlinePolicy):
         policy.unit_usd, policy.cost_factor = arrays["unit_usd"].copy(), arrays["cost_factor"].copy()
         policy.drift = arrays["drift"].copy()
         if log := under("log.", arrays):
-            policy._log = _Log(log["mean"], log["variance"], log["against"].copy())
+            posterior = LinearPosterior.from_state(under("posterior.", log))
+            policy._log = _Log(posterior, log["variance"], log["against"].copy(), log["sums"].copy())
         policy._seen = [
             Seen(context, int(arm), float(quality), float(cost_usd), float(weight))
             for context, (arm, quality, cost_usd, weight) in zip(
