@@ -19,6 +19,7 @@ import numpy as np
 from pointsman.errors import InvalidLogError, InvalidRouterError, StatisticalWarning
 from pointsman.gateway.learn.heard import Heard, read_log
 from pointsman.gateway.learn.refit import Outcome, refit
+from pointsman.gateway.learn.retention import Retention
 from pointsman.gateway.learn.status import LearnerStatus
 from pointsman.gateway.live import log as logger
 from pointsman.gateway.routing import at_prices, open_registry, usual_usd
@@ -37,6 +38,8 @@ LEARN_FROM = 100
 """Rounds with feedback from which a router that does not learn is made one that does."""
 MOST_AT_ONCE = 5000
 """Feedback that is learned before the router is kept: of a long queue, routing has the benefit step by step."""
+PAUSE_S = 0.1
+"""Between two portions of old rounds that are deleted, so that gateways can write."""
 NEW_ROUNDS = 10.0
 """Answers that the belief in a new model is worth: that it is as good as the others."""
 
@@ -189,7 +192,7 @@ def _expected_usd(router: Router, usual: dict[str, float], name: str) -> float |
 
 
 def run(file: SettingsFile, stop: threading.Event | None = None, *, once: bool = False) -> None:
-    """Learn until told to stop.
+    """Learn until told to stop, and delete rounds that are older than the settings keep.
 
     Args:
         file: The settings; changes are taken over, but for the store and the registry.
@@ -206,17 +209,22 @@ def run(file: SettingsFile, stop: threading.Event | None = None, *, once: bool =
             raise InvalidRouterError(f"{registry.folder} must have one learner; another one is at work")
         registry.sweep()
         with open_store(settings.store.url.get_secret_value()) as store:
-            learner = Learner(registry, store, settings)
+            learner, retention = Learner(registry, store, settings), Retention(store)
             if once:
                 n_read = -1
                 while n_read:
                     n_read = learner.step()
                     learner.note(n_read=n_read)
+                while _forget(retention, settings):
+                    pass
                 return
             while not stop.is_set():
                 if file.changed() and file.reload():
                     learner.settings = file.settings
-                if _turn(learner) < MOST_AT_ONCE:
+                n_read = _turn(learner)
+                if _forget(retention, learner.settings):
+                    stop.wait(PAUSE_S)
+                elif n_read < MOST_AT_ONCE:
                     stop.wait(learner.settings.learn.interval_s)
 
 
@@ -235,6 +243,14 @@ def _turn(learner: Learner) -> int:
             failure = error
     learner.note(n_read=n_read, error=failure)
     return n_read
+
+
+def _forget(retention: Retention, settings: Settings) -> bool:
+    try:
+        return retention.step(settings.store.retention_days)
+    except StoreError as error:
+        logger.error("no old rounds were deleted this time: %s: %s", type(error).__name__, error)
+        return False
 
 
 def run_until_told(file: SettingsFile, *, once: bool = False) -> None:

@@ -235,16 +235,24 @@ class RoundStore(ABC):
         session_id: str | None = None,
         key_id: str | None = None,
         before: float | None = None,
+        most: int | None = None,
     ) -> int:
         """Delete rounds with all feedback on them: one, a session's, a key's, or those decided before a Unix time.
 
         A thousand at a time, so that others can write meanwhile; what was stopped half way can be called again.
 
+        Args:
+            round_id: The one.
+            session_id: Whose conversation.
+            key_id: Whose key.
+            before: In Unix seconds.
+            most: How many at most; all where None.
+
         Returns:
             Number of rounds deleted.
 
         Raises:
-            InvalidParameterError: None or several of the four are given.
+            InvalidParameterError: None or several of the four are given, or `most` is below 1.
         """
         given = {"round_id": round_id, "session_id": session_id, "key_id": key_id, "decided_at": before}
         chosen = [(column, value) for column, value in given.items() if value is not None]
@@ -252,15 +260,19 @@ class RoundStore(ABC):
             raise InvalidParameterError(
                 f"exactly one of round_id, session_id, key_id and before must be given; got {len(chosen)}"
             )
+        if most is not None and most < 1:
+            raise InvalidParameterError(f"most must be at least 1; got {most}; leave it out to delete all")
         column, value = chosen[0]
         compared = "<" if column == "decided_at" else "="
         sql = f"""
             DELETE FROM rounds WHERE round_id IN
-            (SELECT round_id FROM rounds WHERE {column} {compared} ? LIMIT {_DELETED_AT_A_TIME})
+            (SELECT round_id FROM rounds WHERE {column} {compared} ? LIMIT ?)
         """  # noqa: S608 - one of four names of columns
         n_deleted = 0
-        while n := self.execute(sql, value):
+        left = math.inf if most is None else most
+        while left > 0 and (n := self.execute(sql, value, int(min(left, _DELETED_AT_A_TIME)))):
             n_deleted += n
+            left -= n
         self._wipe()
         return n_deleted
 

@@ -275,6 +275,15 @@ def test_contexts_stand_in_for_prompts_that_are_not_kept(store):
         store.log(9000, 9001)
 
 
+def test_no_more_rounds_are_deleted_than_asked(store):
+    """The first of those that are too old; asked again, the rest."""
+    store.add_rounds([a_round(str(i), decided_at=i) for i in range(5)])
+    assert [store.delete(before=4.0, most=3) for _ in range(3)] == [3, 1, 0]
+    assert store.get_round("4") is not None
+    with pytest.raises(InvalidParameterError, match="most must be at least 1; got 0"):
+        store.delete(before=9.0, most=0)
+
+
 @pytest.mark.parametrize(
     ("chosen", "left"),
     [
