@@ -142,20 +142,20 @@ def _print_plan(config: Path, told: State) -> None:
 
 def _sentences(told: State) -> list[str]:
     router = told["router"]
-    where = f"router {router['path']} ({router['method']})" if "path" in router else "no router: learning starts anew"
-    if "registry" in router:
-        where = f"version {router['version'] or 'promoted'} of registry {router['registry']}"
+    version = f"version {router['version']}" if router["version"] else "no version"
+    where = f"{version} of registry {router['registry']} ({router['why']})"
     budget = [
         f"{usd:g} USD {name.removeprefix('usd_').replace('_', ' ')}" for name, usd in told["budget"].items() if usd
     ]
-    learn = told["learn"]
+    learn, days = told["learn"], told["retention_days"]
+    age = "for ever" if days is None else f"for {days:g} days (`pointsman learn` deletes them)"
     return [
         f"Decides: {where}; {told['exploration_floor']:g} of the probability explores evenly; "
         f"{told['default_model']} where it fails.",
         f"Presets: {', '.join(f'auto:{name}' for name in told['presets']) or 'none'}. "
         f"Budget: {', '.join(budget) or 'none'}. Fallback: {', '.join(told['fallback']) or 'none'}.",
         f"Keys: {', '.join(told['keys']) or 'none: open to all who can reach it'}.",
-        f"Keeps: rounds in {told['store']}, prompts as {told['prompts']}.",
+        f"Keeps: rounds in {told['store']}, {age}, prompts as {told['prompts']}.",
         f"Learns: {'every ' + format(learn['interval_s'], 'g') + ' s from feedback' if learn['enabled'] else 'no'}; "
         + (f"refits every {learn['refit_interval_s']:g} s." if learn["refit_interval_s"] else "never refits."),
     ]

@@ -35,7 +35,7 @@ is wrong with it: every fault at once, with its line. A setting that does not ex
 - **One setting by the environment**, above the file: `POINTSMAN_SERVER__PORT=9000` is `server.port`.
 - **Paths** start at the folder of the file.
 - **Changes** are taken over while the gateway runs; a file with a fault leaves the old settings in force and says why.
-  `server`, `store.url` and `telemetry` need a restart.
+  `server`, `telemetry` and a few others, as each section says, need a restart.
 - **Prices** are, in this order: `price` of the model; the price file; the table of genai-prices, whose data are in the
   package, by the upstream's URL or `provider`. Each is shown with its source and day: of a price of the settings, its
   `date` or that of the file's last change; of the price file, that of its last change; of the table, the newest day

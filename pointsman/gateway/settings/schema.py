@@ -401,7 +401,7 @@ class KeySettings(Section):
 
 
 class LimitSettings(Section):
-    """What one client can take of the gateway."""
+    """What one client can take of the gateway. A change of `max_connections` or `read_timeout_s` needs a restart."""
 
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 20 * 2**20
     """largest request, in bytes; images travel inside requests"""
@@ -416,7 +416,7 @@ class LimitSettings(Section):
 
 
 class StoreSettings(Section):
-    """Where rounds and feedback are kept. A change of `url` needs a restart."""
+    """Where rounds and feedback are kept. A change of `url` or `queue_size` needs a restart."""
 
     url: Annotated[StoreUrl, Field(validate_default=True)] = SecretStr("sqlite:///pointsman.db")
     """sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE for several replicas; a secret"""
@@ -425,7 +425,7 @@ class StoreSettings(Section):
     queue_size: Count = 10_000
     """rounds that may wait to be written; beyond it they are lost, and counted"""
     retention_days: Positive | None = None
-    """age at which rounds are deleted; kept where not given"""
+    """age at which `pointsman learn` deletes rounds, with their feedback; kept for ever where not given"""
 
     @property
     def shown_url(self) -> str:

@@ -4,7 +4,7 @@
 TEMPLATE = """\
 # Settings of the gateway. Check them with `pointsman serve --check`; all there are: docs/configuration.md.
 # ${NAME} is an environment variable, ${NAME:-default} one that may be unset. Paths start at this file's folder.
-# Saved changes that are right are taken over while the gateway runs; server, store.url and telemetry need a restart.
+# Saved changes that are right are taken over while the gateway runs; server, telemetry and a few others need a restart.
 
 server:
   host: 127.0.0.1 # 0.0.0.0 listens to other machines as well: then set keys

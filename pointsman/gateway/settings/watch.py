@@ -13,7 +13,14 @@ from pointsman.gateway.settings.schema import Settings
 
 Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
-NEED_RESTART: Final = ("server", "store.url", "telemetry")
+NEED_RESTART: Final = (
+    "server",
+    "store.url",
+    "store.queue_size",
+    "limits.max_connections",
+    "limits.read_timeout_s",
+    "telemetry",
+)
 """What a running gateway cannot take over."""
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pointsman import fit
-from pointsman.errors import InvalidRouterError
+from pointsman.errors import InvalidParameterError, InvalidRouterError
+from pointsman.gateway.routing import open_registry
 from pointsman.gateway.settings import Settings, load_settings
 from pointsman.gateway.settings.plan import plan
 from pointsman.gateway.settings.reference import reference, schema
@@ -97,9 +98,36 @@ def test_a_plan_opens_the_router(tmp_path):
     log, _, _ = small_logs()
     router = fit(log, method="best-single")
     save_router(router, tmp_path / "router")
-    told = plan(settings_of(router={"path": tmp_path / "router"}))
+    settings = settings_of(router={"path": tmp_path / "router"})
+    told = plan(settings)
     assert told["router"]["models"] == list(router.arms.names)
+    assert "is new to the registry" in told["router"]["why"]
+    registry = open_registry(settings)
+    assert told["router"]["version"] == registry.roles().current
+    assert told["router"]["registry"] == str(registry.folder)
+    assert plan(settings)["router"]["why"] == "it is promoted"
     assert told["notes"] == [
         "the router was not fitted on a, b",
         f"the router knows {', '.join(router.arms.names)}, which no upstream serves here",
     ]
+
+
+def test_a_plan_says_which_version_decides(tmp_path):
+    """None yet, and then what does; the promoted one, the pinned one, the one that the settings name."""
+    settings = settings_of(router={"registry": tmp_path / "registry"}, store={"url": f"sqlite:///{tmp_path}/log.db"})
+    assert plan(settings)["router"]["version"] is None
+    assert "has learned nothing" in plan(settings)["router"]["why"]
+    assert not (tmp_path / "registry").exists()
+    registry = open_registry(settings)
+    first = registry.roles().current
+    log, _, _ = small_logs()
+    second = registry.promote(registry.add(fit(log, method="best-single")))
+    assert plan(settings)["router"] == {"registry": str(registry.folder), "version": second, "why": "it is promoted"}
+    registry.pin(first)
+    assert (plan(settings)["router"]["version"], plan(settings)["router"]["why"]) == (first, "it is pinned")
+    asked = settings_of(router={"registry": tmp_path / "registry", "version": second[:6]})
+    assert (plan(asked)["router"]["version"], plan(asked)["router"]["why"]) == (second, "router.version asks for it")
+    with pytest.raises(InvalidParameterError, match="version must name one"):
+        plan(settings_of(router={"registry": tmp_path / "registry", "version": "none"}))
+    beside = plan(settings_of(store={"url": f"sqlite:///{tmp_path}/log.db"}))
+    assert beside["router"]["registry"] == f"{tmp_path}/log.db.routers"

@@ -76,11 +76,14 @@ def test_another_price_file_is_another_price(path):
 
 
 def test_what_needs_a_restart_is_named(path):
-    """Where it listens and where it keeps rounds; nothing else."""
+    """Where it listens, where and how it keeps rounds, what connections may do; nothing else."""
     file = SettingsFile(path)
     write(path, TEXT.replace("8000", "8001") + "store: {url: 'sqlite:///other.db', queue_size: 5}\nfallback: [small]\n")
     assert file.reload()
-    assert file.need_restart == ("server", "store.url")
+    assert file.need_restart == ("server", "store.url", "store.queue_size")
+    write(path, TEXT + "limits: {max_connections: 5, read_timeout_s: 5, max_body_bytes: 5000}\n")
+    assert file.reload()
+    assert file.need_restart == ("limits.max_connections", "limits.read_timeout_s")
     write(path, TEXT + "fallback: [small]\n")
     assert file.reload()
     assert file.need_restart == ()
