@@ -42,7 +42,7 @@ N_LEARNED, N_CONTEXTS, N_DRAWS = 500, 10, 10_000
 LEAST_EXPECTED = 5.0
 """Draws that a cell of a chi-square test expects at least; rarer arms share one."""
 SIGNIFICANT = 0.01
-N_ROUNDS, N_STREAMS = 300, 200
+N_ROUNDS, N_STREAMS = 300, 400
 LEVEL, Z, MOST_MISSES_Z = 0.95, 1.959964, 3.0
 FIRST_ROUND, N_GRID = 100, 200
 
