@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from pointsman.online.replay import (
     stream,
 )
 from pointsman.trade_off import TradeOff
+from pointsman.types import PerRound
 
 TABLES = ("routerbench", "paretobandit", "llmrouter")
 POLICIES: Mapping[str, Callable[..., OnlinePolicy]] = {
@@ -62,6 +64,7 @@ class Found(NamedTuple):
         cut: Mean utility and the dearest arm's share over the `WINDOW` rounds after the price cut, by what was known
             of it: `told` at the event, seen from costs (`untold`), `known` from the first round on, or, with the price
             as it was, `no cut`; empty on a table without costs.
+        mixed: The same where every other request asks for quality alone, over the priced ones of 2 `WINDOW` rounds.
         lost: (N_ROUNDS - AT,) utility lost to the stream without the regression.
         at_stake: (N_ROUNDS - AT,) what would be lost if no choice changed.
         share: (N_ROUNDS - AT,) whether the new arm was chosen; by whether a prior was told of it.
@@ -72,6 +75,7 @@ class Found(NamedTuple):
     """
 
     cut: Mapping[str, tuple[float, float]]
+    mixed: Mapping[str, tuple[float, float]]
     lost: NDArray[np.float64]
     at_stake: NDArray[np.float64]
     share: Mapping[bool, NDArray[np.float64]]
@@ -120,6 +124,7 @@ def run(job: Job) -> Found:
     first = slice(AT, AT + WINDOW)
     return Found(
         cut=_price_cut(job, encoded),
+        mixed=_price_cut(job, encoded, mixed=True),
         lost=100 * (quiet.expected_utility - regressed.expected_utility)[after],
         at_stake=100 * ((1 - REGRESSED_TO) * quiet.quality * (quiet.arm == lead))[after],
         # The arm that comes stands last in its stream.
@@ -132,7 +137,12 @@ def run(job: Job) -> Found:
 
 
 def play(
-    job: Job, encoded: EncodedTable, scenarios: Sequence[Scenario], *, dial: float = 0.0, n_rounds: int = N_ROUNDS
+    job: Job,
+    encoded: EncodedTable,
+    scenarios: Sequence[Scenario],
+    *,
+    dial: float | PerRound = 0.0,
+    n_rounds: int = N_ROUNDS,
 ) -> Replayed:
     """Replay a fresh policy; prompts and uniforms are those of the seed, whatever happens."""
     table = encoded.table
@@ -140,7 +150,7 @@ def play(
     requests = stream(
         table,
         encoded.features,
-        trade_off=TradeOff(dial / dearest),
+        trade_off=TradeOff(dial / dearest) if isinstance(dial, float) else dial / dearest,
         scenarios=scenarios,
         n_rounds=n_rounds,
         rng=np.random.default_rng([job.seed, 67]),
@@ -171,7 +181,7 @@ def rounds_until(share: NDArray[np.float64], *, whole: NDArray[np.float64] | flo
     return int(reached[0]) + WINDOW if reached.size else share.size
 
 
-def _price_cut(job: Job, encoded: EncodedTable) -> dict[str, tuple[float, float]]:
+def _price_cut(job: Job, encoded: EncodedTable, *, mixed: bool = False) -> dict[str, tuple[float, float]]:
     if encoded.table.cost_usd is None:
         return {}
     dearest = int(encoded.table.cost_usd.mean(axis=0).argmax())
@@ -182,11 +192,15 @@ def _price_cut(job: Job, encoded: EncodedTable) -> dict[str, tuple[float, float]
         "known": [PriceCut(at=0, arm=name, factor=PRICE_FACTOR)],
         "no cut": [],
     }
+    every = 2 if mixed else 1
+    dial = np.zeros(AT + every * WINDOW)
+    dial[::every] = PRICED_DIAL
+    priced = slice(AT, None, every)
     found = {}
     for way, scenarios in ways.items():
-        played = play(job, encoded, scenarios, dial=PRICED_DIAL, n_rounds=AT + WINDOW)
-        utility = 100 * played.expected_utility[AT:].mean()
-        found[way] = float(utility), float((played.arm[AT:] == dearest).mean())
+        played = play(job, encoded, scenarios, dial=dial, n_rounds=dial.size)
+        utility = 100 * played.expected_utility[priced].mean()
+        found[way] = float(utility), float((played.arm[priced] == dearest).mean())
     return found
 
 
@@ -195,7 +209,8 @@ def report(found: Mapping[Job, Found]) -> Report:
     cells: dict[tuple[str, str], list[Found]] = {}
     for job, each in found.items():
         cells.setdefault((job.table, job.policy), []).append(each)
-    cut = {key: _cut(each) for key, each in cells.items() if each[0].cut}
+    cut = {key: _cut([each.cut for each in seeds]) for key, seeds in cells.items() if seeds[0].cut}
+    mixed = {key: _cut([each.mixed for each in cells[key]]) for key in cut}
     regained = {
         key: [rounds_until(each.lost, whole=each.at_stake, at_most=True) for each in seeds]
         for key, seeds in cells.items()
@@ -207,7 +222,10 @@ def report(found: Mapping[Job, Found]) -> Report:
     }
     n_masked = sum(each.n_masked for each in found.values())
     apart = [key for key in cut if key[1] == DEFAULT and _surely_below(_against_known(cells[key], "told"))]
-    benefit = _cut([each for key, seeds in cells.items() if key[1] == DEFAULT and key in cut for each in seeds])
+    benefit, of_mixed = (
+        _cut([pick(each) for key, seeds in cells.items() if key[1] == DEFAULT and key in cut for each in seeds])
+        for pick in (attrgetter("cut"), attrgetter("mixed"))
+    )
     slowest = max(float(np.mean(each)) for key, each in regained.items() if key[1] == DEFAULT)
     latest = max(float(np.mean(each)) for key, each in adopted.items() if key[1] == DEFAULT)
     n_seeds = min(len(each) for each in cells.values())
@@ -218,7 +236,9 @@ def report(found: Mapping[Job, Found]) -> Report:
         "nothing to an arm that is out?",
         found=f"In the {WINDOW} rounds after the cut it earns {benefit.value:.0%} ± {benefit.half_width:.0%} of what "
         "knowing the price all along brings over all tables, and is told apart from that policy on "
-        f"{len(apart)} of {sum(key[1] == DEFAULT for key in cut)} tables; half of the loss is regained after "
+        f"{len(apart)} of {sum(key[1] == DEFAULT for key in cut)} tables; {of_mixed.value:.0%} ± "
+        f"{of_mixed.half_width:.0%} where every other request asks for quality alone, so that the dear arm was known; "
+        "half of the loss is regained after "
         f"{slowest:,.0f} rounds on the slowest table, the new arm has over half of its final share after {latest:,.0f} "
         f"on the slowest (means over seeds); {n_masked} requests of any policy went to an arm that was out.",
         holds=benefit.value >= LEAST_BENEFIT
@@ -237,7 +257,8 @@ def report(found: Mapping[Job, Found]) -> Report:
             f"Price cut: the dearest arm costs {PRICE_FACTOR:g} of its price, lambda {PRICED_DIAL:g} in units of 1 / "
             f"its mean cost before. Over the {WINDOW} rounds after: the share of these rounds that the arm answers, "
             "and utility less that of the same policy with the price cut from the first round on. *Benefit*: utility "
-            "above the run without a cut, over that of the policy that knew all along.",
+            "above the run without a cut, over that of the policy that knew all along; *mixed*: that of the priced "
+            f"requests, over {2 * WINDOW} rounds, where every other request asks for quality alone.",
             "",
             *grid(
                 [
@@ -250,6 +271,7 @@ def report(found: Mapping[Job, Found]) -> Report:
                     "told minus known",
                     "untold minus known",
                     "benefit, told",
+                    "mixed",
                 ],
                 [
                     [
@@ -259,7 +281,7 @@ def report(found: Mapping[Job, Found]) -> Report:
                             for way in ("no cut", "told", "untold", "known")
                         ),
                         *(_interval(_against_known(seeds, way), signed=True) for way in ("told", "untold")),
-                        f"{100 * cut[key].value:.0f}% ± {100 * cut[key].half_width:.0f}",
+                        *(f"{100 * each[key].value:.0f}% ± {100 * each[key].half_width:.0f}" for each in (cut, mixed)),
                     ]
                     for key, seeds in cells.items()
                     if key in cut
@@ -365,8 +387,8 @@ def _cuts(seeds: Sequence[Found], way: str) -> NDArray[np.float64]:
     return np.array([each.cut[way] for each in seeds])
 
 
-def _cut(seeds: Sequence[Found]) -> Mean:
-    told, known, none = (_cuts(seeds, way)[:, 0] for way in ("told", "known", "no cut"))
+def _cut(seeds: Sequence[Mapping[str, tuple[float, float]]]) -> Mean:
+    told, known, none = (np.array([each[way][0] for each in seeds]) for way in ("told", "known", "no cut"))
     return ratio(told - none, known - none)
 
 

@@ -96,6 +96,7 @@ def found(**change) -> drift.Found:
     n = drift.N_ROUNDS - drift.AT
     at_once = drift.Found(
         cut={"told": (60.0, 0.5), "untold": (50.0, 0.1), "known": (60.0, 0.5), "no cut": (50.0, 0.0)},
+        mixed={"told": (60.0, 0.5), "untold": (50.0, 0.1), "known": (60.0, 0.5), "no cut": (50.0, 0.0)},
         lost=np.zeros(n),
         at_stake=np.full(n, 30.0),
         share={told: np.ones(n) for told in (False, True)},
