@@ -208,7 +208,10 @@ class _Spans(OTLPSpanExporter):
         self._silence = _Silence("spans")
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = super().export(spans)
+        try:
+            result = super().export(spans)
+        except Exception:  # which some versions let through where there is no connection
+            result = SpanExportResult.FAILURE
         self._silence.note(is_sent=result is SpanExportResult.SUCCESS)
         return result
 
@@ -221,6 +224,9 @@ class _Measurements(OTLPMetricExporter):
     def export(
         self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
     ) -> MetricExportResult:
-        result = super().export(metrics_data, timeout_millis=timeout_millis, **kwargs)
+        try:
+            result = super().export(metrics_data, timeout_millis=timeout_millis, **kwargs)
+        except Exception:
+            result = MetricExportResult.FAILURE
         self._silence.note(is_sent=result is MetricExportResult.SUCCESS)
         return result

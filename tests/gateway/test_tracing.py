@@ -90,8 +90,8 @@ class Collector:
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
-    """Wait, at most 10 s."""
-    until = time.monotonic() + 10
+    """Wait, at most 30 s."""
+    until = time.monotonic() + 30
     while not is_so():
         assert time.monotonic() < until
         time.sleep(0.01)
