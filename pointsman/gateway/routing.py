@@ -77,24 +77,31 @@ class Ready:
         self._column = {arm.name: t for t, arm in enumerate(router.arms) if not arm.is_retired}
         self._masks: dict[tuple[str, ...], tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.bool_]]] = {}
 
-    def probabilities(self, context: NDArray[np.float32], trade_off: TradeOff, eligible: tuple[str, ...]) -> Vector:
-        """Return the probability of each eligible model; those that the router does not know share in the floor only.
+    def probabilities(
+        self, context: NDArray[np.float32], trade_off: TradeOff, eligible: tuple[str, ...]
+    ) -> tuple[Vector, float]:
+        """Return the probability of each eligible model, and the regret expected of a draw from them.
 
-        With m of K models unknown, each of them has floor / K, and what the router says of the others is scaled by
-        1 - m floor / K. Where it knows none, all are as likely.
+        Models that the router does not know share in the floor only: with m of K unknown, each of them has floor / K,
+        and what the router says of the others is scaled by 1 - m floor / K. Where it knows none, all are as likely.
+        The regret is that against the best model it knows, in quality points; NaN where it does not learn, or where
+        only cost counts.
         """
         mask, columns, known = self._mask(eligible)
         if not columns.size:
-            return np.full(len(eligible), 1 / len(eligible))
+            return np.full(len(eligible), 1 / len(eligible)), math.nan
         found = np.zeros(len(eligible))
         if self.bandit is None:
             found[known] = self.router.policy.probabilities(context[None], trade_off, mask[None])[0][columns]
-            return explored(found, eligible=np.ones(len(eligible), dtype=np.bool_), floor=self.floor)
+            return explored(found, eligible=np.ones(len(eligible), dtype=np.bool_), floor=self.floor), math.nan
+        said, gap = self.bandit.probabilities_and_gaps(context.astype(np.float64), trade_off, mask)
+        regret = math.nan if math.isinf(trade_off.quality_per_usd) else float(said.dot(gap))
+        if columns.size == len(eligible):
+            return said[columns], regret
         of_unknown = self.floor / len(eligible)
         found[~known] = of_unknown
-        said = self.bandit.probabilities(context.astype(np.float64), trade_off, mask)[columns]
-        found[known] = said * (1 - of_unknown * (len(eligible) - columns.size))
-        return found
+        found[known] = said[columns] * (1 - of_unknown * (len(eligible) - columns.size))
+        return found, regret
 
     def expected(self, context: NDArray[np.float32], eligible: tuple[str, ...]) -> tuple[Vector, Vector] | None:
         """Return quality and cost in USD that each eligible model is expected to have, NaN where not known.
@@ -228,10 +235,10 @@ class RouterDecider:
         version = ready.version
         if self._stays(request, ready, context, trade_off, eligible):
             kept = self._sessions[request.session_id or ""].model
-            probabilities = np.array([float(name == kept) for name in eligible])
+            probabilities, regret = np.array([float(name == kept) for name in eligible]), math.nan
             arm, policy = eligible.index(kept), "sticky"
         else:
-            probabilities = ready.probabilities(context, trade_off, eligible)
+            probabilities, regret = ready.probabilities(context, trade_off, eligible)
             share = self.settings.learn.canary_share
             others = self._aside(routers.canary, request, trade_off, eligible) if share > 0 else None
             drawn_from = probabilities
@@ -239,6 +246,7 @@ class RouterDecider:
                 if self._rng.random() < share:
                     drawn_from, policy, version = others, "canary", routers.canary.version
                 probabilities = share * others + (1 - share) * probabilities
+                regret = math.nan  # A canary is there to be tried, not to be as good.
             arm = draw(drawn_from, self._rng)
         would = self._aside(routers.shadow, request, trade_off, eligible)
         return Decided(
@@ -253,6 +261,7 @@ class RouterDecider:
             reasons=lambda: _reasons(ready, context, trade_off, eligible, arm, probabilities, policy),
             shadow_model=None if would is None else eligible[draw(would, self._shadow_rng)],
             shadow_version=None if would is None or routers.shadow is None else routers.shadow.version,
+            expected_regret=regret,
         )
 
     def observe(self, request: RouteRequest, *, model: str, cost_usd: float, n_tokens: int = 0) -> None:
@@ -362,7 +371,7 @@ class RouterDecider:
         if ready is None:
             return None
         try:
-            return ready.probabilities(self._context(ready, request.prompt), trade_off, eligible)
+            return ready.probabilities(self._context(ready, request.prompt), trade_off, eligible)[0]
         except Exception as error:
             if ready.version not in self._doubted:
                 self._doubted.add(ready.version)

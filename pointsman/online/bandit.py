@@ -216,6 +216,15 @@ class PooledThompson(OnlinePolicy):
 
     def probabilities(self, context: Vector, trade_off: TradeOff, eligible: NDArray[np.bool_]) -> Vector:
         """Return the probabilities of the rule at this trade-off, above the floor."""
+        return self.probabilities_and_gaps(context, trade_off, eligible)[0]
+
+    def probabilities_and_gaps(
+        self, context: Vector, trade_off: TradeOff, eligible: NDArray[np.bool_]
+    ) -> tuple[Vector, Vector]:
+        """Return the probabilities, and how far each arm's expected utility is below that of the best eligible one.
+
+        Their product, summed over the eligible arms, is what the draw is expected to give up: its regret.
+        """
         mean, deviation = self.predict(context, trade_off, eligible)
         deviation *= self.exploration / math.sqrt(1 + self.n_explored / SETTLING)
         if self.rule == "ucb":
@@ -223,7 +232,7 @@ class PooledThompson(OnlinePolicy):
         else:
             best = best_probabilities(mean, deviation, eligible)
         gap = mean[eligible].max() - mean
-        return explored(best, eligible=eligible, floor=self.floor, gap=gap, bearable=BEARABLE)
+        return explored(best, eligible=eligible, floor=self.floor, gap=gap, bearable=BEARABLE), gap
 
     def predict(
         self, context: Vector, trade_off: TradeOff, eligible: NDArray[np.bool_] | None = None

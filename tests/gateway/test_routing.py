@@ -96,6 +96,21 @@ def test_it_decides_as_its_router(make, routers, prompts):
             assert decided.probabilities == pytest.approx(expected)
 
 
+def test_says_what_a_draw_is_expected_to_give_up(make, prompts):
+    """The regret is that of its probabilities against the best model, by what it expects; fixed rules say none."""
+    decider = make("online")
+    ready = decider._routers.deciding
+    for prompt in prompts[:20]:
+        decided = decider.decide(RouteRequest(prompt=prompt, trade_off=TradeOffAsked("quality_per_usd", 50.0)))
+        quality, cost_usd = ready.expected(decided.context, MODELS)
+        utility = quality - 50 * cost_usd
+        expected = utility.max() - utility @ list(decided.probabilities.values())
+        assert decided.expected_regret == pytest.approx(expected, abs=1e-12) > 0
+    only_cost = TradeOffAsked("quality_per_usd", math.inf)
+    assert math.isnan(decider.decide(RouteRequest(prompt=prompts[0], trade_off=only_cost)).expected_regret)
+    assert math.isnan(make("direct").decide(RouteRequest(prompt=prompts[0])).expected_regret)
+
+
 def test_models_are_drawn_as_often_as_stated(make, prompts, seed):
     """Over masks, a canary, a new model, a budget and conversations, draws are as frequent as the propensities logged.
 
