@@ -105,7 +105,8 @@ def test_says_what_a_draw_is_expected_to_give_up(make, prompts):
         quality, cost_usd = ready.expected(decided.context, MODELS)
         utility = quality - 50 * cost_usd
         expected = utility.max() - utility @ list(decided.probabilities.values())
-        assert decided.expected_regret == pytest.approx(expected, abs=1e-12) > 0
+        assert decided.expected_regret == pytest.approx(expected, abs=1e-12)
+        assert decided.expected_regret > 0
     only_cost = TradeOffAsked("quality_per_usd", math.inf)
     assert math.isnan(decider.decide(RouteRequest(prompt=prompts[0], trade_off=only_cost)).expected_regret)
     assert math.isnan(make("direct").decide(RouteRequest(prompt=prompts[0])).expected_regret)
