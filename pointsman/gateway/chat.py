@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 CLIENT_CLOSED = 499
 """Status logged of a request whose client went away, as nginx has it."""
 
+OPEN_AFTER_S = 1.0
+"""Time after a stream's first content at which its round is logged as not over, so that a gateway that is killed
+leaves a trace of it. Shorter streams are written once."""
+
 TRACED = {b"traceparent": "traceparent", b"tracestate": "tracestate", b"x-request-id": "x-request-id"}
 """The only headers of a client that an upstream gets to see."""
 
@@ -146,6 +150,7 @@ class Exchange:
         self.ttft_s = math.nan
         self.usage: Usage | None = None
         self.is_over = False
+        self.opening: asyncio.TimerHandle | None = None
 
     async def run(self, send: Send) -> None:
         """Answer the client, and log what came of it."""
@@ -223,6 +228,7 @@ class Exchange:
 
     async def _relay(self, stream: Stream, send: Send) -> None:
         self.ttft_s = stream.first_content_at - self.begun
+        self.opening = asyncio.get_running_loop().call_later(OPEN_AFTER_S, self._log, None)
         try:
             await send(started(stream.status, stream.headers + STREAMED + self._headers(math.nan)))
             async with asyncio.timeout_at(stream.deadline):
@@ -290,9 +296,48 @@ class Exchange:
         if self.is_over:
             return
         self.is_over = True
-        decided, route, usage, metrics = self.decided, self.route, self.usage, self.live.metrics
+        if self.opening is not None:
+            self.opening.cancel()
+        decided, usage, metrics = self.decided, self.usage, self.live.metrics
+        served = self.served.name
         latency_s = time.perf_counter() - self.begun
         cost_usd = self.cost_usd
+        self._log(outcome, status=status, cost_usd=cost_usd, latency_s=latency_s)
+        if self.reservation is not None:
+            if outcome == "error":  # Nothing was answered, and nothing is charged for that.
+                self.reservation.release()
+            else:
+                tokens = None if usage is None else usage.tokens_in + usage.tokens_out
+                self.reservation.settle(cost_usd=cost_usd, tokens=tokens)
+        if decided.policy != "pinned" and outcome != "error":
+            n_tokens = 0 if usage is None else usage.tokens_in + usage.tokens_out
+            self.live.observe(self.route, model=served, cost_usd=cost_usd, n_tokens=n_tokens)
+        metrics.requests(served, decided.policy, outcome).inc()
+        metrics.duration(served).observe(latency_s)
+        if served != decided.model:
+            metrics.fallbacks(decided.model, served).inc()
+        if not math.isnan(self.ttft_s):
+            metrics.first_token(served).observe(self.ttft_s)
+        if usage is not None:
+            metrics.tokens(served, "in").inc(usage.tokens_in)
+            metrics.tokens(served, "out").inc(usage.tokens_out)
+        if math.isnan(cost_usd):
+            metrics.unknown_cost(served).inc()
+        else:
+            metrics.spend(served).inc(cost_usd)
+        if self.tracing is not None:
+            self.tracing.end(self.span, self, outcome=outcome, status=status, latency_s=latency_s, cost_usd=cost_usd)
+
+    def _log(
+        self,
+        outcome: Outcome | None,
+        *,
+        status: int | None = None,
+        cost_usd: float = math.nan,
+        latency_s: float = math.nan,
+    ) -> None:
+        """Log the round as it is now."""
+        decided, route, usage = self.decided, self.route, self.usage
         prompts = self.serving.settings.store.prompts
         prompt = route.prompt
         served = self.served.name
@@ -323,27 +368,3 @@ class Exchange:
             shadow_model=decided.shadow_model,
             shadow_version=decided.shadow_version,
         )
-        if self.reservation is not None:
-            if outcome == "error":  # Nothing was answered, and nothing is charged for that.
-                self.reservation.release()
-            else:
-                tokens = None if usage is None else usage.tokens_in + usage.tokens_out
-                self.reservation.settle(cost_usd=cost_usd, tokens=tokens)
-        if decided.policy != "pinned" and outcome != "error":
-            n_tokens = 0 if usage is None else usage.tokens_in + usage.tokens_out
-            self.live.observe(route, model=served, cost_usd=cost_usd, n_tokens=n_tokens)
-        metrics.requests(served, decided.policy, outcome).inc()
-        metrics.duration(served).observe(latency_s)
-        if served != decided.model:
-            metrics.fallbacks(decided.model, served).inc()
-        if not math.isnan(self.ttft_s):
-            metrics.first_token(served).observe(self.ttft_s)
-        if usage is not None:
-            metrics.tokens(served, "in").inc(usage.tokens_in)
-            metrics.tokens(served, "out").inc(usage.tokens_out)
-        if math.isnan(cost_usd):
-            metrics.unknown_cost(served).inc()
-        else:
-            metrics.spend(served).inc(cost_usd)
-        if self.tracing is not None:
-            self.tracing.end(self.span, self, outcome=outcome, status=status, latency_s=latency_s, cost_usd=cost_usd)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -13,7 +14,7 @@ from pointsman.gateway.app import make_app
 from pointsman.gateway.decide import Decider, FixedDecider
 from pointsman.gateway.errors import error_body
 from pointsman.gateway.live import Live, log
-from pointsman.logs.store import RoundStore, Writer, open_store
+from pointsman.logs.store import RoundStore, StoreError, Writer, open_store
 
 if TYPE_CHECKING:
     from pointsman.gateway.settings import Settings, SettingsFile
@@ -143,18 +144,32 @@ def serve(
                 timeout_graceful_shutdown=round(settings.server.drain_s),
             )
             with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-                runner.run(_serve(uvicorn.Server(config), live, file, make_decider))
+                beside: list[Coroutine[Any, Any, None]] = [end_left_open(live, store)]
+                if file is not None:
+                    beside.append(follow(live, file, make_decider))
+                runner.run(_serve(uvicorn.Server(config), beside))
         finally:
             writer.close()
 
 
-async def _serve(
-    server: uvicorn.Server, live: Live, file: SettingsFile | None, make_decider: Callable[[Settings], Decider]
-) -> None:
-    following = asyncio.ensure_future(follow(live, file, make_decider)) if file is not None else None
+async def _serve(server: uvicorn.Server, beside: list[Coroutine[Any, Any, None]]) -> None:
+    tasks = [asyncio.ensure_future(each) for each in beside]
     await server.serve()
-    if following is not None:
-        following.cancel()
+    for task in tasks:
+        task.cancel()
+
+
+async def end_left_open(live: Live, store: RoundStore, *, interval_s: float = 60.0) -> None:
+    """End the rounds of gateways that were killed: those that are not over after twice the longest time a call has."""
+    while True:
+        total_s = max(upstream.timeouts.total_s for upstream in live.serving.settings.upstreams.values())
+        try:
+            n = await asyncio.to_thread(store.end_left_open, before=time.time() - 2 * total_s)
+            if n:
+                log.warning("%d rounds were left open by a gateway that is no more; they are truncated", n)
+        except StoreError as error:
+            log.warning("rounds that were left open are looked for later: %s", error)
+        await asyncio.sleep(interval_s)
 
 
 async def follow(

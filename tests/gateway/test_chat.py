@@ -539,7 +539,7 @@ def test_bounds_what_one_client_can_take(make_gateway: Any):
     assert raw_exchange(gateway, HEAD + b"x-long: " + b"x" * 200_000).startswith(b"HTTP/1.1 431 ")
     begun = time.monotonic()
     assert raw_exchange(gateway, HEAD[:30]) == b""
-    assert 0.4 < time.monotonic() - begun < 3
+    assert 0.39 < time.monotonic() - begun < 3  # a timer counts from when its loop last looked at the clock
     assert raw_exchange(gateway, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert raw_exchange(gateway, HEAD + b"content-encoding: gzip\r\ncontent-length: 0\r\n\r\n").startswith(
         b"HTTP/1.1 415 "

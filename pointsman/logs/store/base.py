@@ -65,6 +65,7 @@ _FEEDBACK_AFTER = f"""
 _SET_POSITION = """
     INSERT INTO positions (name, seq) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET seq = excluded.seq
 """
+_END_LEFT_OPEN = "UPDATE rounds SET outcome = 'truncated' WHERE outcome IS NULL AND decided_at < ?"
 WRITER_ROW = """
     INSERT INTO writers (writer_id, n_written, n_lost) VALUES (?, ?, ?)
     ON CONFLICT (writer_id) DO UPDATE SET n_written = excluded.n_written, n_lost = excluded.n_lost
@@ -193,6 +194,14 @@ class RoundStore(ABC):
     def settle(self, writer_id: str, *, n_put: int) -> None:
         """Count as lost what a writer that is no more was given and had not written."""
         self.execute(_SETTLE, writer_id, n_put)
+
+    def end_left_open(self, *, before: float) -> int:
+        """End rounds decided before a Unix time that are not over: `truncated`, since what served them is no more.
+
+        Returns:
+            Number of them.
+        """
+        return self.execute(_END_LEFT_OPEN, before)
 
     def log(self, start: float = -math.inf, end: float = math.inf) -> LoggedRounds:
         """Return the rounds decided in [start, end), in Unix seconds, in the log format and in order of time.

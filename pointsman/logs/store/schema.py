@@ -64,7 +64,10 @@ MIGRATIONS: Migrations = (
         "CREATE TABLE positions (name TEXT PRIMARY KEY, seq BIGINT NOT NULL)",
         "CREATE TABLE writers (writer_id TEXT PRIMARY KEY, n_written BIGINT NOT NULL, n_lost BIGINT NOT NULL)",
     ),
-    ("ALTER TABLE feedback ADD COLUMN key_id TEXT",),
+    (
+        "ALTER TABLE feedback ADD COLUMN key_id TEXT",
+        "CREATE INDEX rounds_not_over ON rounds (decided_at) WHERE outcome IS NULL",
+    ),
 )
 
 

@@ -94,7 +94,7 @@ class Writer:
 
     @property
     def n_written(self) -> int:
-        """Rounds written."""
+        """Rounds written; those written before and after their end count twice."""
         return self._n_written
 
     @property
@@ -115,11 +115,16 @@ class Writer:
         return 0.0 if oldest is None else time.monotonic() - oldest
 
     def put_round(self, round_: Round, /) -> bool:
-        """Queue a round to be written; False where it is lost, and counted: the queue is full, or the writer closed."""
+        """Queue a round to be written; False where it is lost, and counted: the queue is full, or the writer closed.
+
+        A round that is not over comes again, and is passed over where the queue is full: nothing is lost yet.
+        """
         with self._changed:
             if self._give_up_at is not None:
                 self._n_lost += 1
                 return False
+            if round_.outcome is None and self._n_queued >= self.queue_size:
+                return True
             self._n_put += 1
             if self._tally is not None:
                 self._tally.set(self._n_put)

@@ -275,6 +275,15 @@ def test_contexts_stand_in_for_prompts_that_are_not_kept(store):
         store.log(9000, 9001)
 
 
+def test_what_was_left_open_is_truncated(store):
+    """Once it is old enough; all else of it stays, and rounds that are over or younger are as they were."""
+    left = a_round("left", decided_at=1.0, outcome=None, cost_usd=math.nan, status=None)
+    store.add_rounds([left, a_round("over", decided_at=1.0), a_round("young", decided_at=2.0, outcome=None)])
+    assert [store.end_left_open(before=2.0) for _ in range(2)] == [1, 0]
+    assert told(store.get_round("left")) == told(dataclasses.replace(left, outcome="truncated"))
+    assert [store.get_round(name).outcome for name in ("over", "young")] == ["ok", None]
+
+
 def test_no_more_rounds_are_deleted_than_asked(store):
     """The first of those that are too old; asked again, the rest."""
     store.add_rounds([a_round(str(i), decided_at=i) for i in range(5)])
