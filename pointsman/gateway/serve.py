@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,13 @@ from pointsman.gateway.decide import Decider, FixedDecider
 from pointsman.gateway.errors import error_body
 from pointsman.gateway.live import Live, log
 from pointsman.logs.store import RoundStore, StoreError, Writer, open_store
+from pointsman.online.budget import DAY_S, PacedRequest, Pacer
 
 if TYPE_CHECKING:
     from pointsman.gateway.settings import Settings, SettingsFile
 
+RESUMED_ROUNDS = 20_000
+"""Rounds that a pacer goes on from at most."""
 MAX_HEADER_BYTES = 64 * 2**10
 KEEP_ALIVE_S = 75
 
@@ -124,6 +128,7 @@ def serve(
     """
     with open_store(settings.store.url.get_secret_value()) as store:
         writer = Writer(store, queue_size=settings.store.queue_size)
+        make_decider = resuming(make_decider, store)
         try:
             app = make_app(settings, make_decider(settings), writer, spend_log=StoredSpending(store))
             live: Live = app.state.live
@@ -189,6 +194,45 @@ async def follow(
         log.info("the settings have changed, and are in force")
         for name in changed.need_restart:
             log.warning("a change of %s needs a restart", name)
+
+
+def resuming(make_decider: Callable[[Settings], Decider], store: RoundStore) -> Callable[[Settings], Decider]:
+    """Return what makes deciders whose pacer, where it is a new one, goes on from what the log says was spent.
+
+    Without the log it begins anew.
+    """
+    last: Pacer | None = None
+
+    def make(settings: Settings) -> Decider:
+        nonlocal last
+        decider = make_decider(settings)
+        pacer = getattr(decider, "pacer", None)
+        if isinstance(pacer, Pacer) and pacer is not last:
+            try:
+                resume(pacer, store)
+            except StoreError as error:
+                log.warning("the budget begins anew; what was spent cannot be read: %s", error)
+            last = pacer
+        return decider
+
+    return make
+
+
+def resume(pacer: Pacer, store: RoundStore) -> None:
+    """Have a pacer go on from the routed rounds of the last day, the latest `RESUMED_ROUNDS` of them at most.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    now = time.time()
+    sql = """
+        SELECT decided_at, cost_usd, quality_per_usd FROM rounds
+        WHERE decided_at >= ? AND policy <> 'pinned' AND outcome <> 'error' ORDER BY decided_at DESC LIMIT ?
+    """
+    with store.snapshot() as snapshot:
+        rows = snapshot.fetch(sql, now - DAY_S, RESUMED_ROUNDS)
+    pacer.resume([PacedRequest(*(math.nan if x is None else x for x in row)) for row in reversed(rows)], now=now)
+    log.info("the budget goes on from %d rounds: %.6f USD are owed", len(rows), pacer.report().debt_usd)
 
 
 class StoredSpending:

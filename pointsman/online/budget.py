@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -41,6 +42,8 @@ LEAST_ELAPSED_DAYS = 600 / DAY_S
 DAILY_BAND, DAILY_CREDIT = 0.1, 0.25
 """Band and credit of a budget a day, in days: how far spend may be ahead of or behind the clock, as traffic has its
 hours."""
+N_RATES = 10
+"""Requests among whose lambdas a pacer that goes on from a log looks for its own."""
 N_BLOCKS = 64
 """Most blocks that the history is summarised in."""
 
@@ -72,6 +75,21 @@ class Block:
             allowed_usd=self.allowed_usd + other.allowed_usd,
             quality_per_usd=max(self.quality_per_usd, other.quality_per_usd),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PacedRequest:
+    """A request that a pacer has seen.
+
+    Attributes:
+        at: When it was decided, in s.
+        cost_usd: What it cost; NaN where that is not known.
+        quality_per_usd: The lambda it was decided at; NaN where at none.
+    """
+
+    at: float
+    cost_usd: float
+    quality_per_usd: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +225,35 @@ class Pacer:
         self._owe(cost_usd - allowed)
         moved = self._log + self._step * (relative - asked)
         self._log = min(max(moved, math.log(LEAST)), math.log(MOST))
+
+    def resume(self, requests: Iterable[PacedRequest], *, now: float) -> None:
+        """Go on where the log says that an earlier pacer was.
+
+        Costs are taken in as they came: of the same budget, rate and debt are those of a pacer that saw them. A request
+        is decided at the higher of the pacer's lambda and its own, so the lowest of the last few is taken. Of the debt
+        at most one band is taken over: more is seldom this budget's, but of a time when it was another. `report` tells
+        of what follows.
+
+        Args:
+            requests: What was decided lately, the oldest first.
+            now: Seconds, of the requests' clock.
+
+        Raises:
+            InvalidParameterError: A cost is negative or infinite.
+        """
+        rates: deque[float] = deque(maxlen=N_RATES)
+        for each in requests:
+            if self.budget_usd_per_day is not None:
+                self._pass(each.at)
+            if not math.isnan(each.quality_per_usd):
+                rates.append(each.quality_per_usd)
+                self._log = math.log(min(max(min(rates) * self.target_usd, LEAST), MOST))
+            self.observe(each.cost_usd, now=each.at)
+        if self.budget_usd_per_day is not None and self._began is not None:
+            self._pass(now, n_requests=0)
+        self._debt_usd = min(self._debt_usd, self._band_usd)
+        self._lapsed_usd, self._n_unknown = 0.0, 0
+        self._history.clear()
 
     @property
     def quality_per_usd(self) -> float:

@@ -11,8 +11,12 @@ import httpx2 as httpx
 import pytest
 
 from pointsman.gateway import chat
-from pointsman.logs.store import Round, SqliteStore
+from pointsman.gateway.routing import Routing
+from pointsman.gateway.serve import resuming
+from pointsman.logs.store import Round, SqliteStore, open_store
+from pointsman.trade_off import TradeOff
 from tests.gateway.conftest import TIMEOUTS, Gateway
+from tests.gateway.routers import router_settings
 from tests.gateway.test_serve import MESSAGES, process, write_settings
 from tests.gateway.upstreams import Upstream, closed_port
 
@@ -88,3 +92,47 @@ def test_only_long_streams_are_logged_before_they_are_over(make_gateway: Any, mo
         next(got.iter_bytes())
     time.sleep(0.4)
     assert [each.outcome for each in gateway.store.rounds[3:]] == ["cancelled"]
+
+
+@pytest.mark.parametrize("budget", [{"usd_per_day": 1.0}, {"usd_per_request": 1e-4}])
+def test_a_budget_goes_on_over_a_restart(tmp_path: Path, budget: dict[str, float]):
+    """Debt and rate are those of before, by the log; what clients named or upstreams failed is not counted."""
+    settings = router_settings(tmp_path, budget=budget)
+    with open_store(settings.store.url.get_secret_value()) as store:
+        before = resuming(Routing(), store)(settings).pacer  # type: ignore[attr-defined]
+        assert before.report().debt_usd == 0
+        begun, rounds = time.time() - 600, []
+        for i in range(100):
+            at = begun + 6 * i
+            rate = before.trade_off(TradeOff(), now=at).quality_per_usd
+            cost_usd = 1.2e-4 if i % 2 else 0.9e-4
+            before.observe(cost_usd, now=at)
+            facts: Any = {"decided_at": at, "model": "dear", "quality_per_usd": rate, "cost_usd": cost_usd}
+            rounds.append(Round(round_id=str(i), outcome="ok", **facts))
+            rounds.append(Round(round_id=f"{i} named", outcome="ok", policy="pinned", **{**facts, "cost_usd": 9.0}))
+            rounds.append(Round(round_id=f"{i} failed", outcome="error", **{**facts, "cost_usd": 9.0}))
+        store.add_rounds(rounds)
+
+        make = resuming(Routing(), store)
+        decider = make(settings)
+        after = decider.pacer  # type: ignore[attr-defined]
+        assert after.target_usd == pytest.approx(before.target_usd, rel=0.05)
+        assert after.report().debt_usd == pytest.approx(before.report().debt_usd, abs=1e-4)  # some seconds' worth
+        assert after.report().debt_usd > 3e-4
+        assert 0.3 < after.quality_per_usd / before.quality_per_usd < 3
+        debt_usd = after.report().debt_usd
+        assert make(settings).pacer is after  # type: ignore[attr-defined]
+        assert after.report().debt_usd == debt_usd  # it is not told of the same rounds twice
+
+
+def test_without_its_log_a_budget_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The gateway starts and serves all the same, and says so."""
+    settings = router_settings(tmp_path, budget={"usd_per_day": 1.0})
+    store = open_store(settings.store.url.get_secret_value())
+    store.close()
+    for file in tmp_path.glob("log.db*"):
+        if file.is_file():
+            file.write_bytes(b"no database any more")
+    with caplog.at_level("WARNING", "pointsman.gateway"):
+        assert resuming(Routing(), store)(settings).pacer.report().debt_usd == 0  # type: ignore[attr-defined]
+    assert "the budget begins anew" in caplog.text

@@ -10,7 +10,7 @@ import pytest
 
 from pointsman.errors import InvalidParameterError
 from pointsman.online.bandit import PooledThompson
-from pointsman.online.budget import BAND, LEAST, MOST, N_BLOCKS, STEP, Budgets, Pacer
+from pointsman.online.budget import BAND, LEAST, MOST, N_BLOCKS, STEP, Budgets, PacedRequest, Pacer
 from pointsman.trade_off import TradeOff
 
 QUALITY_ONLY = TradeOff(0.0)
@@ -229,6 +229,51 @@ def test_it_goes_on_where_it_was_saved(budget, rng):
         cost = float(rng.exponential(0.2)) if i % 7 else math.nan
         assert step(twin, cost, 30.0 * i) == step(pacer, cost, 30.0 * i)
     assert twin.report() == pacer.report()
+
+
+@pytest.mark.parametrize("budget", [{"budget_usd_per_request": 0.1}, {"budget_usd_per_day": 288.0}])
+def test_it_goes_on_where_the_log_says_that_it_was(budget, seed):
+    """From all of its requests, rate and debt are those of the pacer that saw them; lambda is near, also from a few.
+
+    The lowest of ten lambdas differs from the last by what nine requests moved it: STEP for each deviation from budget
+    and debt of its size, 1.5 at the very most, so by e^1.35.
+    """
+    quality, cost_usd = prompts(600, np.random.default_rng(seed))
+    pacer, requests = Pacer(**budget), []
+    for i in range(len(quality)):
+        at = 30.0 * i
+        rate = pacer.trade_off(QUALITY_ONLY, now=at).quality_per_usd
+        arm = int(TradeOff(rate).utility(quality=quality[i], cost_usd=COST_USD).argmax())
+        requests.append(PacedRequest(at, math.nan if i % 7 == 0 else float(cost_usd[i, arm]), rate))
+        pacer.observe(requests[-1].cost_usd, now=at)
+
+    def resumed(n_requests: int) -> Pacer:
+        twin = Pacer(**budget)
+        twin.resume(requests[-n_requests:], now=requests[-1].at)
+        return twin
+
+    twin = resumed(600)
+    assert twin.target_usd == pytest.approx(pacer.target_usd, rel=1e-9)
+    assert twin.report().debt_usd == pytest.approx(pacer.report().debt_usd, rel=1e-6)
+    assert (twin.report().n_requests, twin.report().spend_usd) == (0, 0.0)
+    for n_requests in (600, 50):
+        assert abs(math.log(resumed(n_requests).quality_per_usd / pacer.quality_per_usd)) < 1.35
+
+
+def test_no_debt_is_taken_over_that_another_budget_left():
+    """Dear requests from before there was a budget neither raise lambda to the end of time nor starve those to come."""
+    free = [PacedRequest(30.0 * i, 1.0, 0.5) for i in range(2_000)]
+    pacer = Pacer(budget_usd_per_request=0.1)
+    pacer.resume(free, now=60_000.0)
+    assert pacer.quality_per_usd <= 0.5 * math.exp(10 * STEP)
+    assert 0 < pacer.report().debt_usd <= BAND / STEP * 10
+
+
+def test_without_a_log_it_begins_anew():
+    """As one that was never resumed."""
+    pacer = Pacer(budget_usd_per_day=1.0)
+    pacer.resume([], now=5.0)
+    assert pacer.state() == Pacer(budget_usd_per_day=1.0).state()
 
 
 @pytest.mark.parametrize(
