@@ -22,7 +22,7 @@ from pointsman.gateway.learn.refit import Outcome, refit
 from pointsman.gateway.learn.retention import Retention
 from pointsman.gateway.learn.status import LearnerStatus
 from pointsman.gateway.live import log as logger
-from pointsman.gateway.routing import at_prices, open_registry, usual_usd
+from pointsman.gateway.routing import at_prices, open_registry, registry_folder, usual_usd
 from pointsman.live import learn_feedback, online, with_model
 from pointsman.logs.store import RoundStore, StoreError, open_store
 from pointsman.online.base import ArmPrior
@@ -221,6 +221,8 @@ def run(file: SettingsFile, stop: threading.Event | None = None, *, once: bool =
             while not stop.is_set():
                 if file.changed() and file.reload():
                     learner.settings = file.settings
+                    if "store.url" in file.need_restart or registry_folder(file.settings) != registry.folder:
+                        logger.warning("a change of the store or the registry needs a restart of the learner")
                 n_read = _turn(learner)
                 if _forget(retention, learner.settings):
                     stop.wait(PAUSE_S)

@@ -8,6 +8,7 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -276,6 +277,27 @@ def test_one_learner_at_a_time(tmp_path, fitted, store):
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "another one is at work" in errors
+
+
+def test_says_that_another_registry_needs_a_restart(tmp_path, fitted, caplog):
+    """It goes on with the one that it began with; other changes are taken over without a word."""
+    file = SettingsFile(settings_file(tmp_path))
+    stop = threading.Event()
+    learner = threading.Thread(target=run, args=(file, stop))
+    learner.start()
+    try:
+        for more, is_told in (({"session": {"ttl_s": 5}}, False), ({"router": {"registry": "another"}}, True)):
+            settings_file(tmp_path, **more)
+            until = time.monotonic() + 20
+            while ("needs a restart" in caplog.text) != is_told or file.changed():
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            time.sleep(0.1)
+            assert ("needs a restart" in caplog.text) == is_told
+    finally:
+        stop.set()
+        learner.join()
+    assert not (tmp_path / "another").exists()
 
 
 def test_a_refit_is_due_by_the_history(tmp_path, fitted, store):
