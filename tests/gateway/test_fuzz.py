@@ -184,7 +184,13 @@ def test_thousands_of_slow_clients_take_little_and_keep_no_one_out(
     tmp_path: Path, upstream_server: tuple[Upstream, str]
 ):
     """3,000 clients that never finish their headers or bodies: others are served at once, and all are given up."""
+    resource = pytest.importorskip("resource")
     port, n_clients, n_sent = closed_port(), 3000, 8192
+    n_files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= n_files < 2 * n_clients:  # below zero there is no limit
+        if 0 <= most_files < 2 * n_clients:
+            pytest.skip(f"needs {2 * n_clients} open files; the limit is {most_files}")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * n_clients, most_files))
     limits = {"read_timeout_s": 8.0, "max_connections": 5000}
     path = write_settings(tmp_path, upstream_server[1], port=port, models=("good",), limits=limits)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
@@ -203,8 +209,8 @@ def test_thousands_of_slow_clients_take_little_and_keep_no_one_out(
         begun = time.monotonic()
         assert httpx.post(f"{url}/v1/chat/completions", content=BODY).status_code == 200
         assert time.monotonic() - begun < 2
-        # What was sent, and of each connection its buffers, its parser and its task.
-        assert memory_bytes(running.pid) - before < n_clients * (n_sent + 32 * 1024)
+        # What was sent, and of each connection its buffers, its parser and its task: 13 KB of these were seen.
+        assert memory_bytes(running.pid) - before < n_clients * (n_sent + 24 * 1024)
         answers = {client.recv(12) for client in clients}
         assert answers == {b"", b"HTTP/1.1 408"}
         assert httpx.post(f"{url}/v1/chat/completions", content=BODY).status_code == 200
