@@ -425,7 +425,7 @@ def test_the_log_agrees_with_clients_in_any_chaos(aimock: str, tmp_path: Path):
         finally:
             httpx.delete(f"{aimock}/__aimock/chaos").raise_for_status()
         rounds = gateway.rounds()
-    assert told.count(SUNNY) > 30
+    assert told.count(SUNNY) > 20
     assert set(told) <= {SUNNY, 429, 502, 503}
     assert sum(round_.outcome == "ok" for round_ in rounds) == told.count(SUNNY)
     # 503 before a model was drawn, where both circuits were open, is no round.
