@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from pointsman.errors import InvalidParameterError
 from pointsman.nuisance.blocks import Block, BlockRidge
 from pointsman.online.base import ArmPrior, OnlinePolicy, Vector
+from pointsman.online.cusum import Cusum, Drift
 from pointsman.online.draw import best_probabilities, contrast_variances, explored, greatest
 from pointsman.online.features import LEARN_AT, Components
 from pointsman.online.posterior import LinearPosterior, Row
@@ -50,14 +51,10 @@ KEPT_OF_LOG = 0.02
 """Share of the log's weight that is kept then."""
 FORGET_EVERY = 64
 """Outcomes after which geometric forgetting is made up for, all at once."""
-SLACK = 0.5
-"""Standard deviations a round that an arm may drift without any alarm."""
-LARGEST_RESIDUAL = 4.0
-"""Standard deviations that one outcome may count for drift."""
 USUAL = 30
-"""Outcomes that the prior's noise is worth beside evidence, and the noise of all arms beside an arm's own."""
+"""Outcomes that the prior's noise is worth beside evidence."""
 KEPT_AT_ALARM = 0.1
-"""Share of the certainty about an arm's own part that is kept when it has changed."""
+"""Share of the certainty about an arm's own part that is kept when its quality, or its cost, has changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +133,9 @@ class PooledThompson(OnlinePolicy):
     draw is exact, and the policy's own log can be evaluated off-policy.
 
     Every outcome moves the posterior at once. What was learned is forgotten geometrically (`memory`), towards the
-    prior; and an arm whose answers have become worse or better than it was expected to be (a two-sided CUSUM of its
-    standardised residuals) forgets most of its own part at once, and all are explored more again, as when an arm is
-    new.
+    prior; and an arm whose answers have become worse or better than it was expected to be (`Cusum`) forgets most of its
+    own part at once, and all are explored more again, as when an arm is new. An arm whose costs drift is repriced by
+    the factor they have drifted by.
 
     Args:
         n_arms: Number of arms.
@@ -205,7 +202,7 @@ class PooledThompson(OnlinePolicy):
         if self.unit_usd.shape != (n_arms,) or (self.unit_usd < 0).any() or np.isinf(self.unit_usd).any():
             raise InvalidParameterError(f"cost_usd must be {n_arms} finite numbers >= 0, or NaN; got {cost_usd!r}")
         self.cost_factor = np.ones(n_arms)
-        self.drift = np.zeros((n_arms, 4))
+        self.surprises, self.cost_surprises = (Cusum(n_arms, alarm=alarm) for _ in range(2))
         self.variances = Variances()
         self.n_explored = 0.0
         self.reconsider_at = float(LEARN_AT[0] if self.components.is_settled else RECONSIDER * LEARN_AT[-1])
@@ -304,7 +301,8 @@ class PooledThompson(OnlinePolicy):
             raise InvalidParameterError(f"like must be one of the {arm} arms; got {prior.like}")
         self.unit_usd = np.append(self.unit_usd, np.nan if prior.cost_usd is None else prior.cost_usd)
         self.cost_factor = np.append(self.cost_factor, 1.0)
-        self.drift = np.vstack([self.drift, np.zeros(4)])
+        self.surprises.add_arm()
+        self.cost_surprises.add_arm()
         # Arms that are all alike say little of one that was never seen: it is as free as the first ones were.
         own = self._own_variance()
         own[0] = max(own[0], Variances().arm)
@@ -431,8 +429,8 @@ class PooledThompson(OnlinePolicy):
         self.n_explored += weight
         self.n_outcomes += weight
         self.misfit += residual**2
-        if math.isfinite(self.alarm):
-            self._watch(arm, residual)
+        if math.isfinite(self.alarm) and self.surprises.watch(arm, residual) is not None:
+            self._loosen(arm)
         if self._log is not None and self._log.is_contradicted(row, arm, quality, noise=self.quality.noise):
             self._forget_log()
         if math.isfinite(self.memory):
@@ -442,32 +440,41 @@ class PooledThompson(OnlinePolicy):
         if self.components.is_settled and self.n_outcomes >= self.reconsider_at:
             self._reconsider()
 
-    def _learn_cost(self, features: Vector, arm: int, cost_usd: float) -> None:
+    def _learn_cost(self, features: Vector, arm: int, cost_usd: float, *, watched: bool = True) -> None:
         if not self.unit_usd[arm] > 0:
             self.unit_usd[arm] = cost_usd  # free, as far as is known, or what the first call that was not free cost
         unit = self.unit_usd[arm]
-        if unit > 0:
-            self.cost.update(self._cost_row(features, arm), cost_usd / unit - 1)
+        if not unit > 0:
+            return
+        relative = cost_usd / unit - 1
+        expected, variance = self.cost.update(self._cost_row(features, arm), relative)
+        if watched and math.isfinite(self.alarm):
+            residual = (relative - expected) / math.sqrt(variance + COST_NOISE)
+            expected = max(1 + expected, LEAST_RELATIVE_COST)
+            drift = self.cost_surprises.watch(arm, residual, seen=1 + relative, expected=expected)
+            if drift is not None:
+                self._reprice(arm, drift)
 
-    def _watch(self, arm: int, residual: float) -> None:
-        """Follow an arm's standardised residuals both ways; forget its own part where they have drifted."""
-        up, down, count, squares = self.drift[arm].tolist()
-        # One noise is taken for all arms; what is drift is told beside the arm's own.
-        usual = math.sqrt(max(1.0, (USUAL + squares) / (USUAL + count)))
-        residual = max(-LARGEST_RESIDUAL, min(residual, LARGEST_RESIDUAL))
-        step = residual / usual
-        up, down = max(0.0, up + step - SLACK), max(0.0, down - step - SLACK)
-        if max(up, down) > self.alarm:
-            own = np.arange(*self._place(arm))
-            self.quality.loosen(own, KEPT_AT_ALARM)
-            if self._log is not None and arm < self._log.variance.size:
-                self._log.posterior.loosen(own, KEPT_AT_ALARM)
-            self._seen = [
-                each._replace(weight=each.weight * KEPT_AT_ALARM) if each.arm == arm else each for each in self._seen
-            ]
-            self.n_explored *= KEPT_AT_ALARM
-            up = down = 0.0
-        self.drift[arm] = up, down, count + 1, squares + residual**2
+    def _loosen(self, arm: int) -> None:
+        """Forget most of an arm's own part of quality, which has changed, and explore more."""
+        own = np.arange(*self._place(arm))
+        self.quality.loosen(own, KEPT_AT_ALARM)
+        if self._log is not None and arm < self._log.variance.size:
+            self._log.posterior.loosen(own, KEPT_AT_ALARM)
+        self._seen = [
+            each._replace(weight=each.weight * KEPT_AT_ALARM) if each.arm == arm else each for each in self._seen
+        ]
+        self.n_explored *= KEPT_AT_ALARM
+
+    def _reprice(self, arm: int, drift: Drift) -> None:
+        """Take an arm's costs to have been multiplied when they began to drift, and be less sure of the rest."""
+        factor = max(drift.seen, LEAST_RELATIVE_COST * drift.n_outcomes) / drift.expected
+        self.unit_usd[arm] *= factor
+        start = self.n_cost + arm * (self.n_cost + 1)
+        self.cost.loosen(np.arange(start, start + self.n_cost + 1), KEPT_AT_ALARM)
+        mine = [i for i, each in enumerate(self._seen) if each.arm == arm and not math.isnan(each.cost_usd)]
+        for i in mine[: -drift.n_outcomes]:
+            self._seen[i] = self._seen[i]._replace(cost_usd=self._seen[i].cost_usd * factor)
 
     def _remember(self, seen: Seen) -> None:
         """Keep a round until the components are settled; learn them anew, and all rounds with them, when it is time."""
@@ -508,7 +515,7 @@ class PooledThompson(OnlinePolicy):
         for t, prior in self._priors.items():
             self._believe(t, prior)
         for i in np.flatnonzero(~np.isnan(cost_usd)):
-            self._learn_cost(features[i], int(arm[i]), float(cost_usd[i]))
+            self._learn_cost(features[i], int(arm[i]), float(cost_usd[i]), watched=False)
 
     def _believe(self, arm: int, prior: ArmPrior) -> None:
         """Learn what is believed of an arm as outcomes that nobody saw."""
@@ -665,7 +672,8 @@ class PooledThompson(OnlinePolicy):
         arrays: Arrays = {
             "unit_usd": self.unit_usd,
             "cost_factor": self.cost_factor,
-            "drift": self.drift,
+            "surprises": self.surprises.state(),
+            "cost_surprises": self.cost_surprises.state(),
             "seen_context": np.array([each.context for each in self._seen]).reshape(-1, self.n_features),
             "seen_outcome": np.array([each[1:] for each in self._seen], dtype=np.float64).reshape(-1, 4),
         }
@@ -692,7 +700,8 @@ class PooledThompson(OnlinePolicy):
         policy.quality = LinearPosterior.from_state(under("quality.", arrays))
         policy.cost = LinearPosterior.from_state(under("cost.", arrays))
         policy.unit_usd, policy.cost_factor = arrays["unit_usd"].copy(), arrays["cost_factor"].copy()
-        policy.drift = arrays["drift"].copy()
+        for name in ("surprises", "cost_surprises"):
+            setattr(policy, name, Cusum.from_state(arrays[name], alarm=policy.alarm))
         if log := under("log.", arrays):
             posterior = LinearPosterior.from_state(under("posterior.", log))
             policy._log = _Log(posterior, log["variance"], log["against"].copy(), log["sums"].copy())

@@ -423,3 +423,26 @@ def test_a_copy_decides_alike_and_learns_alone(rng):
     before = policy.quality.mean.copy()
     run(other, world, 20, rng=rng)
     np.testing.assert_array_equal(policy.quality.mean, before)
+
+
+@pytest.mark.parametrize("factor", [4.0, 10.0])
+def test_a_price_that_rose_silently_is_found(factor, seed):
+    """Some answers after, the arm is expected to cost what it does within a half, the others what they did.
+
+    The mean of all answers would be 2 and 2.7 times off. A rise of so many deviations is seen in three answers or four,
+    and those after them, which vary by .3, correct the factor.
+    """
+    world, rng = World(seed), np.random.default_rng(seed + 500)
+    policy = bandit()
+
+    def answer(arm, cost_usd):
+        policy.update(world.prompt(), arm, quality=0.7, cost_usd=cost_usd * math.exp(0.3 * rng.normal() - 0.045))
+
+    for _ in range(400):
+        answer(int(rng.integers(N_ARMS)), 0.01)
+    for _ in range(60):
+        answer(0, 0.01 * factor)
+        answer(1, 0.01)
+    expected = np.mean([policy.expected(world.prompt())[1] for _ in range(30)], axis=0)
+    assert factor / 1.5 < expected[0] / 0.01 < factor * 1.5
+    assert expected[1:] == pytest.approx([0.01] * (N_ARMS - 1), rel=0.3)
