@@ -55,7 +55,7 @@ POINTSMAN: Schema = {
             }
         ),
         "include_cost": {
-            "type": "boolean",
+            "type": ["boolean", "null"],
             "description": 'End a stream with the comment `: pointsman {"round_id", "model", "cost_usd"}`',
         },
     },

@@ -248,7 +248,7 @@ def _float(value: Any, name: str) -> float:
 
 
 def _number(given: dict[str, Any], beside: dict[str, str], name: str) -> float | None:
-    value = given.get(name, beside.get(name))
+    value = beside.get(name) if given.get(name) is None else given[name]
     if value is None:
         return None
     number = _float(value, name)
@@ -286,7 +286,9 @@ def _session(given: dict[str, Any], beside: dict[str, str]) -> str | None:
 
 
 def _truth(given: dict[str, Any], beside: dict[str, str], name: str) -> bool:
-    value = given.get(name, {"true": True, "false": False}.get(beside.get(name, "false").lower()))
+    value = given.get(name)  # null is as good as not given, as everywhere in the API
+    if value is None:
+        value = {"true": True, "false": False}.get(beside.get(name, "false").lower())
     if not isinstance(value, bool):
         raise ApiError(400, f"{name} must be true or false", param=f"pointsman.{name}")
     return value

@@ -85,6 +85,20 @@ def test_the_body_object_goes_before_headers():
     assert (route.session_id, route.eligible, route.max_cost_usd) == ("body", ("good", "other"), 0.5)
 
 
+def test_null_in_the_body_is_not_given():
+    """The header stands then, and without one the default."""
+    messages = [{"role": "user", "content": "x"}]
+    nulls = dict.fromkeys(["session", "models", "max_cost_usd", "include_cost", "quality_per_usd"])
+    asked = parsed({"messages": messages, "pointsman": nulls}, (b"x-pointsman-include-cost", b"true"))
+    assert asked.includes_cost
+    route = asked.route
+    assert (route.session_id, route.eligible, route.max_cost_usd, route.trade_off) == (None, None, None, None)
+    assert (
+        parsed({"messages": messages, "pointsman": nulls}, (b"x-pointsman-max-cost-usd", b"0.5")).route.max_cost_usd
+        == 0.5
+    )
+
+
 @pytest.mark.parametrize("options", [None, {"include_usage": False, "x": 1}, {}])
 @pytest.mark.parametrize("asks_usage", [True, False])
 def test_the_body_is_the_client_s_but_for_the_model(options: Any, asks_usage: bool):
