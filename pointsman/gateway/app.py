@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -214,7 +215,8 @@ class Routes:
         serving = self.live.serving
         key = self._key(request)
         asked = parse_chat(await self._body(request), request.scope["headers"], serving)
-        _, decided, reservation = self.live.admit(asked.route, serving, key=key, pinned=asked.model)
+        route = dataclasses.replace(asked.route, is_dry=True)
+        _, decided, reservation = self.live.admit(route, serving, key=key, pinned=asked.model)
         if reservation is not None:
             reservation.release()
         trade_off = decided.trade_off

@@ -64,6 +64,7 @@ class RouteRequest:
         session_id: Conversation that the request belongs to.
         key_id: Name of the virtual key; None without keys.
         max_tokens: Limit of the answer that the client set, in tokens.
+        is_dry: Whether nothing comes of the decision: it is only asked what would be chosen.
     """
 
     prompt: str
@@ -75,6 +76,7 @@ class RouteRequest:
     session_id: str | None = None
     key_id: str | None = None
     max_tokens: int | None = None
+    is_dry: bool = False
 
 
 def no_reasons() -> list[str]:

@@ -358,7 +358,7 @@ class RouterDecider:
         base = self._asked(request.trade_off, ready)
         if self.pacer is None or not ready.knows_cost:
             return base
-        return self.pacer.trade_off(base, now=self._clock())
+        return self.pacer.trade_off(base, now=self._clock(), counted=not request.is_dry)
 
     def _asked(self, by_client: TradeOffAsked | None, ready: Ready) -> TradeOff:
         asked = by_client or self.settings.router.trade_off

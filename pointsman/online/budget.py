@@ -179,19 +179,21 @@ class Pacer:
         self._block_size = 1
         self._history: list[Block] = []
 
-    def trade_off(self, base: TradeOff, *, now: float | None = None) -> TradeOff:
+    def trade_off(self, base: TradeOff, *, now: float | None = None, counted: bool = True) -> TradeOff:
         """Return the trade-off to decide the next request at: this one, or a higher lambda where the budget needs it.
 
         Args:
             base: The request's own.
             now: Seconds, of any clock; of the machine's where None. Counts with a budget a day only.
+            counted: Whether there is such a request; otherwise it is only asked what would be decided.
         """
         if self.budget_usd_per_day is not None:
-            self._pass(time.time() if now is None else now)
+            self._pass(time.time() if now is None else now, n_requests=int(counted))
         ours = self.quality_per_usd
         bound = ours > base.quality_per_usd
         rate = ours if bound else base.quality_per_usd
-        self._record(Block(n_requests=1, n_bound=int(bound), quality_per_usd=rate if math.isfinite(rate) else 0.0))
+        if counted:
+            self._record(Block(n_requests=1, n_bound=int(bound), quality_per_usd=rate if math.isfinite(rate) else 0.0))
         return TradeOff(rate) if bound else base
 
     def observe(self, cost_usd: float, *, now: float | None = None) -> None:

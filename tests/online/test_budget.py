@@ -118,6 +118,21 @@ def test_the_higher_lambda_is_used(seed):
     assert paid.mean() < 0.25
 
 
+@pytest.mark.parametrize("budget", [{"budget_usd_per_request": 0.01}, {"budget_usd_per_day": 100.0}])
+def test_asking_what_would_be_decided_changes_nothing(budget):
+    """The answer is that of the next request, which only counts itself among those of its day; nothing is counted."""
+    pacer = Pacer(**budget)
+    for i in range(50):
+        pacer.trade_off(TradeOff(0.0), now=60.0 * i)
+        pacer.observe(0.05, now=60.0 * i + 1)
+    before = pacer.state()
+    asked = pacer.trade_off(TradeOff(0.0), now=60.0 * 49 + 1, counted=False)
+    assert pacer.state() == before
+    told = pacer.trade_off(TradeOff(0.0), now=60.0 * 49 + 1)
+    assert asked.quality_per_usd == pytest.approx(told.quality_per_usd, rel=1 / 50)
+    assert pacer.report().n_requests == 51
+
+
 def test_a_budget_below_all_arms_asks_for_the_cheapest_and_says_so(seed):
     """At a third of the cheapest arm's cost it is not held, debt stops growing, and it recovers when prices fall."""
     quality, cost_usd = prompts(N_ROUNDS, np.random.default_rng(seed))
