@@ -45,7 +45,10 @@ NEW_ROUNDS = 10.0
 
 
 class Learner:
-    """Has the current version of a registry learn.
+    """Has the current version of a registry learn, and the versions on trial whose routers learn.
+
+    All of them learn the same: what the served models were given for their answers. So a canary or a shadow is no
+    staler than what it is compared with. A trial that fails is left out, and stops nothing.
 
     Args:
         registry: Where routers are; no other learner writes there.
@@ -56,34 +59,49 @@ class Learner:
     def __init__(self, registry: Registry, store: RoundStore, settings: Settings) -> None:
         self.registry, self.store, self.settings = registry, store, settings
         self.version: str | None = None
-        self.router: Router | None = None
+        self._routers: dict[str, Router] = {}
+        self._doubted: set[str] = set()
         self._refitting: threading.Thread | None = None
         self._refits: list[Outcome] = []
         self._status = LearnerStatus.read(registry.folder) or LearnerStatus()
 
+    @property
+    def router(self) -> Router | None:
+        """The current version's router as it has learned; None where it has not begun to."""
+        return None if self.version is None else self._routers.get(self.version)
+
     def step(self) -> int:
-        """Learn feedback that is new, keep the router, and return how much was read: of much, about `MOST_AT_ONCE`.
+        """Learn feedback that is new, keep the routers, and return how much was read: of much, about `MOST_AT_ONCE`.
 
         Raises:
             InvalidRouterError: The current version cannot be loaded, or what was learned makes no router any more.
             StoreError: The store cannot be read.
         """
-        current = self.registry.roles().current
-        if current != self.version:
-            self.version, self.router = current, None
-        if self.version is None:
+        roles = self.registry.roles()
+        self.version = roles.current
+        on_trial = [name for name in (roles.canary, roles.shadow) if name is not None and name != roles.current]
+        self._routers = {name: each for name, each in self._routers.items() if name in (roles.current, *on_trial)}
+        n_read = 0 if self.version is None else self._learn(self.version)
+        for name in on_trial:
+            try:
+                n_read = max(n_read, self._learn(name))
+            except InvalidRouterError as error:
+                if name not in self._doubted:
+                    self._doubted.add(name)
+                    logger.error("version %s is on trial and does not learn: %s", name, error)
+        return n_read
+
+    def _learn(self, version: str) -> int:
+        router = self._routers.get(version) or self._begin(version)
+        if router is None:
             return 0
-        if self.router is None:
-            self.router = self._begin(self.version)
-        if self.router is None:
-            return 0
-        n_models = len(self.router.arms)
-        router = self._with_new_models(self.router)
-        self.router = at_prices(router, self.registry.roles().versions[self.version], self.settings)
-        heard = Heard(self.store, n_features=online(self.router).learner.n_features, most=MOST_AT_ONCE)
-        n_read = learn_feedback(self.router, heard)  # type: ignore[arg-type]  # it reads feedback, and nothing else
-        if n_read or len(self.router.arms) > n_models:
-            self._keep()
+        n_models = len(router.arms)
+        router = at_prices(self._with_new_models(router), self.registry.roles().versions[version], self.settings)
+        self._routers[version] = router
+        heard = Heard(self.store, n_features=online(router).learner.n_features, most=MOST_AT_ONCE)
+        n_read = learn_feedback(router, heard)  # type: ignore[arg-type]  # it reads feedback, and nothing else
+        if n_read or len(router.arms) > n_models:
+            self._keep(version)
         return n_read
 
     def is_refit_due(self) -> bool:
@@ -142,6 +160,8 @@ class Learner:
         router = at_prices(self.registry.load(version), self.registry.roles().versions[version], self.settings)
         if isinstance(router.policy, Online):
             return router
+        if version != self.version:  # What is on trial is what it was fitted to be.
+            return None
         try:
             log, seq = read_log(self.store)
         except InvalidLogError:
@@ -153,11 +173,11 @@ class Learner:
         warm = warm_start(
             dataclasses.replace(router, encoder=encoder), log, exploration=exploration.strength, floor=exploration.floor
         )
-        self.router = dataclasses.replace(warm, encoder=router.encoder)
-        online(self.router).learned_through = seq
-        self._keep()
+        router = self._routers[version] = dataclasses.replace(warm, encoder=router.encoder)
+        online(router).learned_through = seq
+        self._keep(version)
         logger.info("version %s goes on learning, from %d rounds", version, log.n_rounds)
-        return self.router
+        return router
 
     def _with_new_models(self, router: Router) -> Router:
         """Return the router with the configured models that it does not know, believed to be as good as the others."""
@@ -170,14 +190,14 @@ class Learner:
             logger.info("model %s is new, and tried from now on", name)
         return router
 
-    def _keep(self) -> None:
-        assert self.router is not None and self.version is not None  # noqa: S101, PT018 - who calls has both
-        context = np.zeros((1, self.router.facts.n_features), dtype=np.float32)
-        probabilities = self.router.probabilities(context, self.router.default_trade_off)
+    def _keep(self, version: str) -> None:
+        router = self._routers[version]
+        context = np.zeros((1, router.facts.n_features), dtype=np.float32)
+        probabilities = router.probabilities(context, router.default_trade_off)
         if not abs(probabilities.sum() - 1) < 1e-6:  # true for NaN as well
-            self.version = None  # The next step begins with what was kept last.
+            del self._routers[version]  # The next step begins with what was kept last.
             raise InvalidRouterError("what was learned must give probabilities that sum to one; it is not kept")
-        self.registry.keep_learned(self.version, self.router)
+        self.registry.keep_learned(version, router)
 
 
 def _expected_usd(router: Router, usual: dict[str, float], name: str) -> float | None:

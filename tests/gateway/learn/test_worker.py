@@ -223,6 +223,40 @@ def test_a_roll_back_goes_on_learning_where_it_was(tmp_path, fitted, store):
     assert learner.version == first
 
 
+def test_what_is_on_trial_learns_as_well(tmp_path, fitted, store):
+    """A canary that learns has the same feedback as what decides, a shadow that does not stays what it was."""
+    settings = router_settings(tmp_path, learn={"canary_share": 0.5})
+    registry = Registry(settings.router.registry)
+    registry.promote(registry.add(fitted[1]))
+    canary = registry.add(pm.warm_start(fitted[0], small_logs()[0], trust=0.5))
+    registry.canary(canary)
+    registry.shadow(registry.add(fitted[0]))
+    decider, learner = RouterDecider(registry, settings, seed=0), Learner(registry, store, settings)
+    traffic(decider, store, small_table(), n_rounds=20)
+    assert learner.step() == 20
+    assert online(registry.load(canary, learned=True)).learned_through == learned_through(registry) == 20
+    assert decider.refresh()
+    traffic(decider, store, small_table(), n_rounds=20, first=20)
+    served = {judged.round.router_version for judged in store.feedback_after(20)}
+    assert {version.rpartition("+")[2] for version in served} == {"20"}
+    assert len(served) == 2
+    assert learner.step() == 20
+
+
+def test_a_trial_that_is_broken_stops_nothing(tmp_path, fitted, store):
+    """The current version learns on, and the learner says once which one does not."""
+    settings = router_settings(tmp_path)
+    registry = Registry(settings.router.registry)
+    registry.promote(registry.add(fitted[1]))
+    canary = registry.add(pm.warm_start(fitted[0], small_logs()[0], trust=0.5))
+    registry.canary(canary)
+    for path in (registry.folder / "versions" / canary).iterdir():
+        path.write_bytes(b"broken")
+    decider, learner = RouterDecider(registry, settings, seed=0), Learner(registry, store, settings)
+    traffic(decider, store, small_table(), n_rounds=20)
+    assert (learner.step(), learned_through(registry)) == (20, 20)
+
+
 def test_what_was_learned_wrongly_is_not_kept(tmp_path, fitted, store):
     """A posterior that makes no probabilities any more stays out of the registry, and the next step begins anew."""
     settings = router_settings(tmp_path)
