@@ -83,18 +83,18 @@ class Serving:
         }
         models = {}
         for model in settings.models:
-            breaker = settings.upstreams[model.upstream].breaker
             kept = before.models.get(model.name) if before is not None else None
             stays = kept is not None and kept.endpoint.base_url == endpoints[model.upstream].base_url
+            breaker = kept.breaker if kept is not None and stays else CircuitBreaker()
+            asked = settings.upstreams[model.upstream].breaker
+            breaker.threshold, breaker.cooldown_s = asked.failures, asked.cooldown_s
             models[model.name] = ServedModel(
                 name=model.name,
                 upstream_model=model.upstream_model or model.name,
                 is_chat=model.kind == "chat",
                 endpoint=endpoints[model.upstream],
                 facts=settings.facts[model.name],
-                breaker=kept.breaker
-                if kept is not None and stays
-                else CircuitBreaker(threshold=breaker.failures, cooldown_s=breaker.cooldown_s),
+                breaker=breaker,
             )
         return cls(
             settings=settings,
