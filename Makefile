@@ -27,9 +27,11 @@ check: $(VENV)/.installed ## lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed ## the experiment, its small slice, then the speed figures
+bench: $(VENV)/.installed ## the experiment, its small slice, then the speed figures, the gateway's beside litellm's
 	$(BIN)/pointsman bench
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.gateway.install
+	$(BIN)/python -m benchmarks.gateway
 
 peers: ## Pointsman against obp, vw-estimators, doubleml and econml, in an environment of their own
 	$(PYTHON) -m benchmarks.peers.install
