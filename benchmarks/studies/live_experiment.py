@@ -18,7 +18,7 @@ N_ROUNDS, LATE = 10_000, 100
 CHANCE, DIFFERENT = 0.6, 0.3
 """Probability that the current policy's answer is good, and that the new one would have chosen another arm."""
 EFFECTS = (-0.1, -0.05, 0.05, 0.1)
-N_NULL, N_EFFECT = 60, 10
+N_NULL, N_EFFECT = 200, 40
 TUNED_TO, N_GRID = 2_000, 250
 LEVEL, MOST_MISSES_Z = 0.95, 3.0
 LEAST_SHARE = 0.1
