@@ -249,7 +249,7 @@ class PooledThompson(OnlinePolicy):
             if math.isinf(rate):
                 return -cost_usd, np.zeros(self.n_arms) if doubt is None else np.sqrt(doubt)
             quality -= rate * cost_usd
-        covariance = self._covariance(features)
+        covariance = self._own_covariance(features)
         if doubt is not None:
             covariance[np.diag_indices(self.n_arms)] += rate**2 * doubt
         return quality, np.sqrt(contrast_variances(covariance, eligible))
@@ -374,7 +374,9 @@ class PooledThompson(OnlinePolicy):
         Args:
             context: (n, n_features) prompts like those of the log; the log is in the posterior already.
         """
-        variance = self._covariance(self._features(context).mean(axis=0)).diagonal().copy()
+        features = self._features(context).mean(axis=0)
+        rows = [self._row(features, t) for t in range(self.n_arms)]
+        variance = np.array([sum(v @ self.quality.spread(row)[place] for place, v in row) for row in rows])
         sums = np.array([self._total(), self.n_outcomes])
         self._log = _Log(copy.deepcopy(self.quality), variance, np.zeros((self.n_arms, 2)), sums)
 
@@ -413,15 +415,12 @@ class PooledThompson(OnlinePolicy):
         relative = of_arms.dot(k) + (1 + k[1:].dot(self.cost.mean[:n_cost]))
         return quality, self.unit_usd * self.cost_factor * np.maximum(relative, LEAST_RELATIVE_COST)
 
-    def _covariance(self, features: Vector) -> NDArray[np.float64]:
-        """Return the posterior covariance of the arms' qualities."""
-        u, own = features[self._of_shared], features[self._of_own]
+    def _own_covariance(self, features: Vector) -> NDArray[np.float64]:
+        """Return the posterior covariance of the arms' own parts of quality: what they share cancels in contrasts."""
+        own, shared = features[self._of_own], self.n_shared + 1
         # Symmetric and column by column, so that its transpose is row by row: blocks of rows are views.
-        posterior, shared = self.quality.covariance.T, u.size
-        of_arms = posterior[shared:].reshape(self.n_arms, own.size, -1)
-        with_all = np.matmul(own, of_arms) + u.dot(posterior[:shared])
-        with_own = with_all[:, shared:].reshape(self.n_arms, self.n_arms, own.size) @ own
-        return np.asarray(with_own + with_all[:, :shared].dot(u)[:, None])
+        of_arms = self.quality.covariance.T[shared:, shared:].reshape(self.n_arms, own.size, -1)
+        return np.asarray(np.matmul(own, of_arms).reshape(self.n_arms, self.n_arms, own.size) @ own)
 
     def _learn_quality(self, row: Row, arm: int, quality: float, weight: float) -> None:
         expected, variance = self.quality.update(row, quality, weight=weight)

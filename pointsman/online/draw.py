@@ -105,10 +105,11 @@ def contrast_variances(
         variances[eligible] = contrast_variances(covariance[np.ix_(eligible, eligible)])
         return variances
     n_arms, own = len(covariance), covariance.diagonal()
-    # Row sums of D, and their sum.
-    rows = n_arms * own + (own.sum() - 2 * covariance.sum(axis=1))
+    # Row sums of D, and their sum; as products, which are quicker where there are few arms.
+    ones = np.ones(n_arms)
+    rows = n_arms * own + (own.dot(ones) - 2 * covariance.dot(ones))
     if n_arms > 2:
-        rows -= rows.sum() / (2 * (n_arms - 1))
+        rows -= rows.dot(ones) / (2 * (n_arms - 1))
         rows /= n_arms - 2
     elif n_arms == 2:
         rows /= 2

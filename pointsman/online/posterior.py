@@ -87,8 +87,9 @@ class LinearPosterior:
             return expected, variance
         total = variance + 1 / scale
         self.mean += gain * ((outcome - expected) / total)
-        # In place: the covariance is symmetric, so its rows are columns.
-        dger(-1 / total, gain, gain, a=self.covariance, overwrite_x=False, overwrite_y=False, overwrite_a=True)
+        # In place: the covariance is symmetric, so its rows are columns. Increments, matrix, and what may be overwritten,
+        # by their places: by name they take a microsecond more.
+        dger(-1 / total, gain, gain, 1, 1, self.covariance, 0, 0, 1)
         self._waiting.append((row, outcome, scale))
         self.n_updates += 1
         if len(self._waiting) >= REFACTOR_EVERY:
