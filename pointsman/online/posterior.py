@@ -87,8 +87,8 @@ class LinearPosterior:
             return expected, variance
         total = variance + 1 / scale
         self.mean += gain * ((outcome - expected) / total)
-        # In place: the covariance is symmetric, so its rows are columns. Increments, matrix, and what may be overwritten,
-        # by their places: by name they take a microsecond more.
+        # In place: the covariance is symmetric, so its rows are columns. Increments, matrix and what may be overwritten
+        # go by their places: by name they take a microsecond more.
         dger(-1 / total, gain, gain, 1, 1, self.covariance, 0, 0, 1)
         self._waiting.append((row, outcome, scale))
         self.n_updates += 1
