@@ -160,12 +160,16 @@ def test_debt_is_bounded_whatever_the_policy_and_prices_do(seed):
         is_cheapest = math.isinf(pacer.trade_off(QUALITY_ONLY).quality_per_usd)
         pacer.observe(0.0 if is_cheapest else height * float(rng.random() < chance))
         debt = max(debt, pacer.report().debt_usd)
-    assert 20 < debt < (math.log(MOST / LEAST) + BAND) / STEP + 2
+    assert 10 < debt < (math.log(MOST / LEAST) + BAND) / STEP + 2  # there is some: the bound is put to the test
 
 
 def test_late_costs_are_waited_for(seed):
-    """Costs that come 20 requests late are held within 2%: a delay of 20 is within the controller's 1 / STEP or so."""
-    quality, cost_usd = prompts(N_ROUNDS, np.random.default_rng(seed))
+    """Costs that come 20 requests late are held within 2% over 8,000 requests.
+
+    Lambda swings about where it belongs, as nothing is known of the last 20 costs. A swing of one e-fold, which is
+    1 / STEP budgets, is felt for some 100 requests either way, and 100 budgets are 1.3% of 8,000.
+    """
+    quality, cost_usd = prompts(4 * N_ROUNDS, np.random.default_rng(seed))
     paid, _ = spent(Pacer(budget_usd_per_request=0.1), quality, cost_usd, late=20)
     assert abs(paid.mean() / 0.1 - 1) < 0.02
 

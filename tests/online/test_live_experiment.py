@@ -111,6 +111,8 @@ def test_drawing_from_both_policies_tells_sooner(seed):
     arms = np.eye(2)
     waiting = []
     for _ in range(1_000):
+        if both.verdict != "running":  # It is told at that level, too.
+            break
         differ = rng.random() < 0.2
         new, current = arms[int(differ)], arms[0]
         quality = rng.random(2) < np.array([0.5, 0.7])
