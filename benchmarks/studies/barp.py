@@ -21,7 +21,7 @@ from pointsman.online.barp.policy import COST_SCALE_QUANTILE, Form
 from pointsman.online.barp.training import Pulls
 from pointsman.types import ArmIndex, Context, PerArm
 
-N_SEEDS = 6
+N_SEEDS = 10
 N_LEARNED = 1_500
 """Prompts learned from, at most."""
 SHARE_TEST, SHARE_JUDGING = 0.4, 0.2
