@@ -18,14 +18,14 @@ import time
 import uuid
 from collections.abc import Collection
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
 from pointsman.arms import Arm, ArmSet
 from pointsman.errors import InvalidParameterError, InvalidRouterError
 from pointsman.logs import LoggedRounds
-from pointsman.logs.store import Feedback, JudgedRound, Round, RoundStore, SqliteStore
+from pointsman.logs.store import Feedback, JudgedRound, Round, SqliteStore
 from pointsman.online.base import ArmPrior
 from pointsman.online.method import Online
 from pointsman.registry import load_router, save_router
@@ -36,7 +36,14 @@ BATCH = 1_000
 """Feedback that is read from the store at once."""
 
 
-def learn_feedback(router: Router, store: RoundStore, *, source: str | None = None) -> int:
+class FeedbackLog(Protocol):
+    """Where feedback is read from: a store, or a part of one."""
+
+    def feedback_after(self, seq: int = 0, *, limit: int = 1000) -> list[JudgedRound]:
+        """Return feedback accepted after that place, with its rounds, in the order of acceptance."""
+
+
+def learn_feedback(router: Router, store: FeedbackLog, *, source: str | None = None) -> int:
     """Have a learning router learn what the store holds and it has not learned; return how much it read.
 
     Feedback is learned in the order in which it was accepted. Left out: what has no quality (a comment, a comparison of

@@ -4,6 +4,7 @@
       registry.json        the role of each version, what is noted of it, and what happened; replaced whole
       versions/<version>/  routers; a version is named by its content's hash, and never changes
       learned/<version>/   what became of a version that goes on learning; replaced whole each time
+      learner.json         how the gateway's learner does (`gateway.learn.status`)
 
 Any number of processes read, at any time; those that write wait for each other. Nothing here needs a database.
 """

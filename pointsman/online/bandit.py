@@ -369,7 +369,7 @@ class PooledThompson(OnlinePolicy):
             z_t = sum_i (y_i - phi_i . m) / sqrt(n s + n^2 v_t),
 
         v_t the variance of the log's mean of the arm, over `context`. Beyond 2.5 all but a fiftieth of the log is taken
-        back; the answers since count in full. A false alarm costs little: what the log said is soon learned again.
+        back; the answers since count in full. A false alarm costs what was right in the log until it is learned again.
 
         Args:
             context: (n, n_features) prompts like those of the log; the log is in the posterior already.
@@ -431,7 +431,7 @@ class PooledThompson(OnlinePolicy):
         if math.isfinite(self.alarm) and self.surprises.watch(arm, residual) is not None:
             self._loosen(arm)
         if self._log is not None and self._log.is_contradicted(row, arm, quality, noise=self.quality.noise):
-            self._forget_log()
+            self._forget_log(self._log)
         if math.isfinite(self.memory):
             self.n_since += 1
             if self.n_since >= FORGET_EVERY:
@@ -540,10 +540,9 @@ class PooledThompson(OnlinePolicy):
         """Return the sum of squares of all outcomes about what was expected before the first."""
         return self.quality.noise * (self.misfit + self.quality.explained)
 
-    def _forget_log(self) -> None:
+    def _forget_log(self, log: _Log) -> None:
         """Take back all but a share of what the log said; answers since count in full."""
-        assert self._log is not None  # noqa: S101 - who calls has it
-        log, taken = self._log, 1 - KEPT_OF_LOG
+        taken = 1 - KEPT_OF_LOG
         self._log = None
         gram, cross = self.quality.moments()
         known = log.posterior.mean.size  # arms that came since are none of its business

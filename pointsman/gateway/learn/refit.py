@@ -150,7 +150,7 @@ def _hear(router: Router, store: RoundStore, settings: Settings, *, through: int
     if isinstance(learner, PooledThompson):
         learner.floor, learner.exploration = settings.exploration.floor, settings.exploration.strength
     heard = Heard(store, n_features=learner.n_features, through=through, **span)
-    learn_feedback(router, heard)  # type: ignore[arg-type]  # it reads feedback, and nothing else
+    learn_feedback(router, heard)
 
 
 def _said(verdicts: list[State]) -> str:

@@ -99,7 +99,7 @@ class Learner:
         router = at_prices(self._with_new_models(router), self.registry.roles().versions[version], self.settings)
         self._routers[version] = router
         heard = Heard(self.store, n_features=online(router).learner.n_features, most=MOST_AT_ONCE)
-        n_read = learn_feedback(router, heard)  # type: ignore[arg-type]  # it reads feedback, and nothing else
+        n_read = learn_feedback(router, heard)
         if n_read or len(router.arms) > n_models:
             self._keep(version)
         return n_read
