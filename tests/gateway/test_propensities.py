@@ -22,7 +22,7 @@ from scipy import stats
 
 import pointsman as pm
 from pointsman.demo import example_table
-from pointsman.errors import StatisticalWarning
+from pointsman.errors import CalibrationWarning, OverlapWarning, SmallSampleWarning
 from pointsman.gateway.app import make_app
 from pointsman.gateway.replayed import ReplayedModels, served
 from pointsman.gateway.routing import RouterDecider, open_registry
@@ -201,7 +201,8 @@ def test_the_log_tells_what_another_policy_is_worth(traffic: Traffic):
         with warnings.catch_warnings():
             # What is doubtful is said, such as that a model was seldom chosen, and makes the intervals wide; they must
             # hold all the same.
-            warnings.simplefilter("ignore", StatisticalWarning)
+            for doubt in (OverlapWarning, SmallSampleWarning, CalibrationWarning):
+                warnings.simplefilter("ignore", doubt)
             evaluation = pm.evaluate(
                 f"always {name}", log, against=(), quality_per_usd=[0.0, 10.0], estimators=("ips", "dr"), level=LEVEL
             )
